@@ -1,0 +1,65 @@
+"""Ids: time-ordered random ones, and ones derived from an idempotency key."""
+
+import hashlib
+import os
+import time
+from uuid import UUID, uuid5
+
+from services.kit.errors import IdempotencyKeyReusedError, NotFoundError
+
+# Namespace for derived ids; any fixed random UUID serves.
+_NAMESPACE = UUID("5f0c8a52-0d3c-4c0e-9a55-3d1a7a0b7f11")
+
+
+def new_id() -> UUID:
+    """A UUIDv7 (RFC 9562 §5.7): 48 bits of Unix milliseconds, the rest random. Ids sort by time to the millisecond."""
+    value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
+    value = value & ~(0xF << 76) | 0x7 << 76
+    return UUID(int=value & ~(0x3 << 62) | 0x2 << 62)
+
+
+def derived_id(scope: UUID | str, kind: str, request_id: str) -> UUID:
+    """The id of what a create call with this idempotency key makes: the same for every repetition of the call.
+
+    `scope` is the project (or user) whose key it is, so that no one meets another's things; `kind` names the resource.
+    """
+    return uuid5(_NAMESPACE, f"{scope}\x00{kind}\x00{request_id}")
+
+
+def id_for_create(scope: UUID | str, kind: str, request_id: str) -> UUID:
+    """A derived id when there is an idempotency key, else a new one."""
+    return derived_id(scope, kind, request_id) if request_id else new_id()
+
+
+def request_hash(*parts: bytes | str) -> bytes:
+    """SHA-256 over the content of a create call, each part with its length, to tell a repetition from a reuse."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        digest.update(len(data).to_bytes(8, "big"))
+        digest.update(data)
+    return digest.digest()
+
+
+def require_same_request(stored: bytes | None, offered: bytes) -> None:
+    """Raise IdempotencyKeyReusedError unless the stored hash is that of the offered request."""
+    if stored != offered:
+        raise IdempotencyKeyReusedError
+
+
+def parse_id(text: str, *, resource: str) -> UUID:
+    """The UUID in `text`; NotFoundError with reason `<RESOURCE>_NOT_FOUND` when it is none.
+
+    A malformed id names nothing that exists, so callers need not tell the two apart. Only the canonical form with
+    hyphens is an id: other spellings would be second names for the same thing.
+    """
+    try:
+        value = UUID(text)
+    except ValueError:
+        value = None
+    if value is None or str(value) != text.lower():
+        raise NotFoundError(
+            f"There is no {resource.replace('_', ' ')} with the id {text[:64]!r}.",
+            reason=f"{resource.upper()}_NOT_FOUND",
+        )
+    return value

@@ -1,0 +1,66 @@
+"""How a process lives: the event loop, signals, metrics port, and stopping in order."""
+
+import asyncio
+import gc
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+
+import prometheus_client
+import structlog
+import uvloop
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from pydantic import ValidationError
+
+from services.kit.logging import configure_logging
+
+log = structlog.get_logger(__name__)
+
+Serve = Callable[[AsyncExitStack], Awaitable[None]]
+"""Builds and starts a service. What it puts on the stack is undone in reverse when the process is told to stop."""
+
+
+def run(service: str, serve: Serve) -> None:
+    """Run a service until SIGTERM or SIGINT, then undo its exit stack and return.
+
+    Ends the process with status 2 and a sentence per setting when the environment is incomplete or wrong.
+    """
+    configure_logging(service)
+    trace.set_tracer_provider(TracerProvider())
+    try:
+        uvloop.run(_run(service, serve))
+    except ValidationError as error:
+        sys.exit("\n".join(_explain(error)))
+
+
+async def _run(service: str, serve: Serve) -> None:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    async with AsyncExitStack() as stack:
+        await serve(stack)
+        # What exists now lives as long as the process: leave it out of every later collection.
+        gc.collect()
+        gc.freeze()
+        log.info("service_started", service=service)
+        await stopping.wait()
+        log.info("service_stopping", service=service)
+    log.info("service_stopped", service=service)
+
+
+def _explain(error: ValidationError) -> list[str]:
+    lines = [f"{error.title} cannot be read from the environment:"]
+    for item in error.errors():
+        name = "HEADRACE_… " + ".".join(str(part) for part in item["loc"])
+        lines.append(f"  {name}: {item['msg']}")
+    return lines
+
+
+def serve_metrics(listen: str) -> None:
+    """Serve Prometheus metrics at `http://<listen>/metrics` from a thread of its own; nothing when it is empty."""
+    if listen:
+        host, _, port = listen.rpartition(":")
+        prometheus_client.start_http_server(int(port), addr=host)

@@ -1,0 +1,120 @@
+"""PostgreSQL: engines for SQLAlchemy Core, and pools of prepared statements for hot paths."""
+
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+import orjson
+from asyncpg.exceptions import PostgresConnectionError
+from sqlalchemy import make_url
+from sqlalchemy.exc import DBAPIError, InterfaceError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from services.kit.errors import UnavailableError
+
+# A forgotten transaction holds back vacuum for every table; a runaway statement holds a connection.
+_SERVER_SETTINGS = {
+    "application_name": "headrace",
+    "idle_in_transaction_session_timeout": "10s",
+    "statement_timeout": "30s",
+    "lock_timeout": "10s",
+    "timezone": "UTC",
+    "jit": "off",
+}
+
+
+def open_engine(url: str, *, pool_size: int = 8) -> AsyncEngine:
+    """An engine for a `postgresql://` URL (`?host=/directory` for a unix socket). Connects when first used.
+
+    JSON columns take and give Python values by way of orjson.
+    """
+    return create_async_engine(
+        make_url(url).set(drivername="postgresql+asyncpg"),
+        pool_size=pool_size,
+        max_overflow=pool_size,
+        pool_pre_ping=True,
+        pool_timeout=5,
+        json_serializer=lambda value: orjson.dumps(value).decode(),
+        json_deserializer=orjson.loads,
+        connect_args={"server_settings": _SERVER_SETTINGS, "timeout": 5},
+    )
+
+
+@asynccontextmanager
+async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """A transaction, committed on leaving and rolled back on an exception.
+
+    A lost or refused connection raises UnavailableError; after a loss at commit nobody knows whether it happened, so
+    what is done in it must bear repeating.
+    """
+    try:
+        async with engine.begin() as connection:
+            yield connection
+    except DBAPIError as error:
+        if error.connection_invalidated or isinstance(error, InterfaceError) or is_connection_loss(error.orig):
+            raise lost_connection() from error
+        raise
+    except (OSError, TimeoutError, PostgresConnectionError, asyncpg.exceptions.CannotConnectNowError) as error:
+        raise lost_connection() from error
+
+
+def is_connection_loss(error: BaseException | None) -> bool:
+    """The error, or what caused it, says that the server is gone, restarting or out of connections."""
+    seen = error
+    while seen is not None:
+        if isinstance(
+            seen,
+            OSError
+            | TimeoutError
+            | PostgresConnectionError
+            | asyncpg.exceptions.CannotConnectNowError
+            | asyncpg.exceptions.AdminShutdownError
+            | asyncpg.exceptions.CrashShutdownError
+            | asyncpg.exceptions.TooManyConnectionsError
+            | asyncpg.exceptions.InterfaceError,
+        ):
+            return True
+        seen = seen.__cause__
+    return False
+
+
+def lost_connection() -> UnavailableError:
+    """What callers are told when PostgreSQL does not answer."""
+    return UnavailableError("The database does not answer at the moment. Try again shortly.", retry_after=1.0)
+
+
+def constraint_of(error: DBAPIError) -> str:
+    """Name of the constraint that a statement violated; empty when none. Errors are told apart by these names."""
+    seen: BaseException | None = error.orig
+    while seen is not None:
+        if name := getattr(seen, "constraint_name", None):
+            return str(name)
+        seen = seen.__cause__
+    return ""
+
+
+async def open_pool(url: str, *, size: int) -> asyncpg.Pool:
+    """A pool of `size` connections for prepared statements. `json` and `jsonb` travel as bytes of text, unparsed."""
+
+    async def prepare(connection: asyncpg.Connection[Any]) -> None:
+        for name in ("json", "jsonb"):
+            await connection.set_type_codec(
+                name, encoder=bytes.decode, decoder=str.encode, schema="pg_catalog", format="text"
+            )
+
+    return await asyncpg.create_pool(
+        dsn=url,
+        min_size=1,
+        max_size=size,
+        init=prepare,
+        server_settings=_SERVER_SETTINGS,
+        timeout=5,
+        command_timeout=30,
+    )
+
+
+def verified_tls() -> ssl.SSLContext:
+    """TLS that checks the server's certificate and name."""
+    return ssl.create_default_context()
