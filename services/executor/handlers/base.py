@@ -1,8 +1,8 @@
 """What a node type is, and what a handler receives, returns and raises.
 
 A handler is one async function `(context, config) -> Result`. The worker has resolved the templates and validated the
-config by then. A handler raises TerminalError when no further attempt can help and RetryableError when one may; any other
-exception counts as retryable under the node's policy. It may be cancelled at any await.
+config by then. A handler raises TerminalError when no further attempt can help and RetryableError when one may; any
+other exception counts as retryable under the node's policy. It may be cancelled at any await.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -108,7 +108,8 @@ Handler = Callable[[Context, Any], Awaitable[Result]]
 class NodeType:
     """A node type as the catalogue publishes it. Third parties give one as an entry point `headrace.node_types`."""
 
-    type: str
+    name: str
+    """What definitions call it, such as `llm_call`."""
     title: str
     help: str
     """One line."""

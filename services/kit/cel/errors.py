@@ -1,0 +1,51 @@
+"""The one error that users of expressions meet, and the two signals inside an evaluation."""
+
+from collections.abc import Callable
+
+EXCERPT_LENGTH = 80
+
+
+class ExpressionError(Exception):
+    """An expression that is refused or that failed; never anything else leaves this language.
+
+    `reason` is stable: EXPRESSION_SYNTAX, EXPRESSION_UNKNOWN_NAME, EXPRESSION_TOO_COMPLEX, EXPRESSION_INPUT_TOO_LARGE,
+    EXPRESSION_OUTPUT_TOO_LARGE, EXPRESSION_FAILED. `message` is for people. `position` is the offset in the source,
+    in characters, where something is wrong; None when it is not one place.
+    """
+
+    def __init__(self, reason: str, message: str, *, position: int | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.position = position
+
+
+class Failure(Exception):
+    """An operation could not be done with these values; `&&`, `||` and `default` may absorb it.
+
+    The sentence is made only when someone reads it: a macro may absorb thousands of failures.
+    """
+
+    def __init__(self, describe: Callable[[], str] | str, *, missing: bool = False) -> None:
+        super().__init__()
+        self.describe = describe
+        self.missing = missing
+        """Something is not there (a key, an item, a field of null), as opposed to being of the wrong kind."""
+
+    def sentence(self) -> str:
+        return self.describe if isinstance(self.describe, str) else self.describe()
+
+
+class Refusal(Exception):
+    """A bound was met. Nothing absorbs it: the evaluation ends here."""
+
+    def __init__(self, reason: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.reason = reason
+        self.sentence = sentence
+
+
+def excerpt(text: str, start: int = 0, end: int | None = None) -> str:
+    """A piece of an expression, on one line and short enough for a message."""
+    piece = " ".join(text[start : len(text) if end is None else end][: 4 * EXCERPT_LENGTH].split())
+    return piece if len(piece) <= EXCERPT_LENGTH else piece[: EXCERPT_LENGTH - 1] + "…"
