@@ -1,0 +1,1 @@
+"""The single-machine stack behind `make run`: real PostgreSQL, real NATS and every service, supervised."""

@@ -1,0 +1,19 @@
+"""What a program that uses a running local stack needs to know of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rich.console import Console
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackInfo:
+    """A stack that is ready."""
+
+    gateway_url: str
+    admin_email: str
+    admin_password: str = field(repr=False)
+    receiver_port: int
+    """A free port on 127.0.0.1 that the stack's workers may reach."""
+    console: Console
