@@ -1,0 +1,45 @@
+# Every target makes its own set-up: all that is needed is Python >= 3.11 and make.
+PYTHON := .venv/bin/python
+BIN := .venv/bin
+ARGS ?=
+
+.PHONY: help run test check fmt proto lock bench clean local dev
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: local ## Start the whole stack, run the sample, serve. ARGS="--once", "--replicas executor=2,worker=2", "--help"
+	@$(PYTHON) -m deploy.local $(ARGS)
+
+test: dev ## Run the tests, with servers of their own. ARGS="tests/unit -k name"
+	@$(PYTHON) -m pytest -n 2 -q $(ARGS)
+
+check: dev ## Lint, types, import rules, contracts, drift of generated files; changes nothing
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/buf lint proto
+	$(PYTHON) -m tools.buf_breaking
+	$(PYTHON) -m tools.proto --check
+	$(PYTHON) -m tools.openapi --check
+
+fmt: dev ## Format the code and mend what can be mended
+	$(BIN)/ruff check --fix-only --quiet
+	$(BIN)/ruff format --quiet
+
+proto: dev ## Generate gen/ from proto/
+	$(PYTHON) -m tools.proto
+
+lock: dev ## Take the newest versions that pyproject.toml allows into constraints.txt
+	$(PYTHON) -m tools.lock
+
+bench: dev ## Measure; figures depend on the machine. ARGS="--help"
+	@$(PYTHON) -m tests.bench $(ARGS)
+
+clean: ## Remove what the targets made, but not the stack's data in .headrace
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find services deploy gen tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+
+local dev:
+	@tools/bootstrap.sh $@
