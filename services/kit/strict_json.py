@@ -5,7 +5,7 @@ has no lone surrogates; NaN and infinities are no JSON.
 """
 
 import math
-from typing import Any
+from typing import Any, TypeAlias
 
 import orjson
 
@@ -14,8 +14,11 @@ from services.kit.errors import InvalidArgumentError, Violation
 MAX_DEPTH = 64
 MAX_VALUES = 200_000
 
+_Place: TypeAlias = "tuple[str | int, _Place | None]"
+"""A key or index, and the place of what holds it; None at the top."""
 
-def loads(data: bytes | str, *, max_bytes: int) -> Any:
+
+def loads(data: bytes | str, *, max_bytes: int, max_values: int = MAX_VALUES) -> Any:
     """Parse JSON text. Raises InvalidArgumentError: not JSON, larger than `max_bytes`, or refused by `check`."""
     if len(data) > max_bytes:
         raise _refused("TOO_LARGE", f"JSON of {len(data)} bytes is over the limit of {max_bytes} bytes.", "")
@@ -23,46 +26,67 @@ def loads(data: bytes | str, *, max_bytes: int) -> Any:
         value = orjson.loads(data)
     except orjson.JSONDecodeError as error:
         raise _refused("INVALID_JSON", f"Not valid JSON: {error}.", "") from error
-    check(value)
+    check(value, max_values=max_values)
     return value
 
 
-def check(value: Any) -> None:
+def check(value: Any, *, max_values: int = MAX_VALUES) -> None:
     """Raise InvalidArgumentError unless a parsed value is safe: depth, number of values, text, finite numbers."""
-    stack: list[tuple[Any, str, int]] = [(value, "$", 1)]
-    seen = 0
+    # Linked places instead of paths: a path is put together for the one value that is refused, not for all.
+    stack: list[tuple[Any, _Place, int]] = [(value, ("$", None), 1)]
+    seen = 1
     while stack:
-        item, path, depth = stack.pop()
-        seen += 1
-        if seen > MAX_VALUES:
-            raise _refused("TOO_MANY_VALUES", f"More than {MAX_VALUES} JSON values in one document.", "")
+        item, place, depth = stack.pop()
         if depth > MAX_DEPTH:
-            raise _refused("TOO_DEEP", f"Nested deeper than {MAX_DEPTH} levels.", path[:256])
-        if isinstance(item, str):
-            _check_text(item, path)
-        elif isinstance(item, float):
-            if not math.isfinite(item):
-                raise _refused("NOT_FINITE", "NaN and infinity are not JSON numbers.", path)
-        elif isinstance(item, dict):
+            raise _refused("TOO_DEEP", f"Nested deeper than {MAX_DEPTH} levels.", _path(place))
+        if isinstance(item, dict):
+            seen += len(item)
             for key, child in item.items():
                 if not isinstance(key, str):
-                    raise _refused("INVALID_KEY", "Object keys must be text.", path)
-                _check_text(key, path)
-                stack.append((child, f"{path}.{key}", depth + 1))
+                    raise _refused("INVALID_KEY", "Object keys must be text.", _path(place))
+                _check_text(key, place)
+                stack.append((child, (key, place), depth + 1))
         elif isinstance(item, list | tuple):
-            stack.extend((child, f"{path}[{index}]", depth + 1) for index, child in enumerate(item))
-        elif item is not None and not isinstance(item, int | bool):
-            raise _refused("NOT_JSON", f"{type(item).__name__} is not a JSON type.", path)
+            seen += len(item)
+            if seen <= max_values:
+                stack.extend(
+                    (child, (index, place), depth + 1)
+                    for index, child in enumerate(item)
+                    if type(child) is not float or not math.isfinite(child)
+                )
+        else:
+            _check_scalar(item, place)
+        if seen > max_values:
+            raise _refused("TOO_MANY_VALUES", f"More than {max_values} JSON values in one document.", "")
 
 
-def _check_text(text: str, path: str) -> None:
+def _check_scalar(item: Any, place: "_Place") -> None:
+    if isinstance(item, str):
+        _check_text(item, place)
+    elif isinstance(item, float):
+        if not math.isfinite(item):
+            raise _refused("NOT_FINITE", "NaN and infinity are not JSON numbers.", _path(place))
+    elif item is not None and not isinstance(item, int | bool):
+        raise _refused("NOT_JSON", f"{type(item).__name__} is not a JSON type.", _path(place))
+
+
+def _check_text(text: str, place: "_Place") -> None:
     if "\x00" in text:
-        raise _refused("NUL_CHARACTER", "Text must not hold the NUL character (\\u0000).", path[:256])
+        raise _refused("NUL_CHARACTER", "Text must not hold the NUL character (\\u0000).", _path(place))
     if not text.isascii():
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise _refused("LONE_SURROGATE", "Text holds half of a surrogate pair.", path[:256]) from error
+            raise _refused("LONE_SURROGATE", "Text holds half of a surrogate pair.", _path(place)) from error
+
+
+def _path(place: "_Place") -> str:
+    steps: list[str] = []
+    at: _Place | None = place
+    while at is not None:
+        step, at = at
+        steps.append(f"[{step}]" if isinstance(step, int) else f".{step}")
+    return "".join(reversed(steps))[1:].encode(errors="replace").decode()[:256]
 
 
 def _refused(code: str, message: str, path: str) -> InvalidArgumentError:
