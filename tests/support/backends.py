@@ -93,8 +93,7 @@ async def _template(admin: asyncpg.Connection[Any], service: str, role: str) -> 
             await databases.execute(admin, "DROP DATABASE IF EXISTS %I WITH (FORCE)", part)
             await databases.prepare_database(postgres_server(), {role: _ROLE_PASSWORD}, database=part)
             url = databases.url_with(postgres_server(), database=part, user=role, password=_ROLE_PASSWORD)
-            metadata = importlib.import_module(f"services.{service}.storage.tables").metadata
-            await asyncio.to_thread(migrate, url, schema=service, migrations=migrations, metadata=metadata)
+            await asyncio.to_thread(migrate, url, schema=service, migrations=migrations)
             await databases.execute(admin, "ALTER DATABASE %I RENAME TO %I", part, template)
     finally:
         await admin.execute("SELECT pg_advisory_unlock($1)", _TEMPLATE_LOCK)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncpg
 import nats
 import pytest
+from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js.api import StreamConfig
 
@@ -81,7 +82,7 @@ async def test_a_worker_asks_the_executor() -> None:
     worker = await nats.connect(backends.nats_url("worker"))
     try:
 
-        async def answer(message: nats.aio.msg.Msg) -> None:
+        async def answer(message: Msg) -> None:
             await message.respond(b"yours: " + message.data)
 
         await executor.subscribe("headrace.executor.localtest", cb=answer)
