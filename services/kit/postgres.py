@@ -1,18 +1,25 @@
-"""PostgreSQL: engines for SQLAlchemy Core, and pools of prepared statements for hot paths."""
+"""PostgreSQL: engines for SQLAlchemy Core, pools of prepared statements for hot paths, and health.
 
+Migrations: `services.kit.migrate`.
+"""
+
+import asyncio
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import asyncpg
 import orjson
+import structlog
 from asyncpg.exceptions import PostgresConnectionError
 from sqlalchemy import make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from services.kit.errors import UnavailableError
+
+log = structlog.get_logger(__name__)
 
 # A forgotten transaction holds back vacuum for every table; a runaway statement holds a connection.
 _SERVER_SETTINGS = {
@@ -118,3 +125,41 @@ async def open_pool(url: str, *, size: int) -> asyncpg.Pool:
 def verified_tls() -> ssl.SSLContext:
     """TLS that checks the server's certificate and name."""
     return ssl.create_default_context()
+
+
+@asynccontextmanager
+async def watched_health(
+    engine: AsyncEngine, *, schema: str, report: Callable[[bool], Awaitable[None]], every_seconds: float = 2.0
+) -> AsyncIterator[None]:
+    """While inside, tell `report` (as `GrpcServer.set_healthy`) whenever the schema starts or stops answering.
+
+    It answers when PostgreSQL does and `migrate` has run. Asks once before entering, then every `every_seconds`.
+    """
+    healthy: bool | None = None
+
+    async def look() -> None:
+        nonlocal healthy
+        now_healthy, reason = True, ""
+        try:
+            async with asyncio.timeout(5), engine.connect() as connection:
+                await connection.exec_driver_sql(f'SELECT version_num FROM "{schema}".alembic_version')  # noqa: S608 - the schema is a constant of the service
+        except Exception as error:  # noqa: BLE001 - whatever it is, the database does not answer
+            now_healthy, reason = False, repr(error)
+        if now_healthy is not healthy:
+            healthy = now_healthy
+            log.log(20 if healthy else 30, "database_answers" if healthy else "database_does_not_answer", error=reason)
+            await report(healthy)
+
+    async def watch() -> None:
+        while True:
+            await asyncio.sleep(every_seconds if healthy else 0.2)
+            await look()
+
+    await look()
+    task = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task

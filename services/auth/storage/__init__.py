@@ -1,0 +1,1 @@
+"""Auth's state in PostgreSQL, schema `auth`."""

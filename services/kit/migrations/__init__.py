@@ -1,0 +1,1 @@
+"""The one Alembic environment (`env.py`, run by Alembic, not imported). Revisions live with their services."""
