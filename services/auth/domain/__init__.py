@@ -1,0 +1,1 @@
+"""Who may do what: accounts, sessions, projects, API keys, credentials. Knows no transport and no database."""
