@@ -25,26 +25,40 @@ class GivenBackends:
 
 
 class Backends:
-    """The two servers. URLs are known after `start`."""
+    """The two servers. Their URLs are known at once, and answer after `start`."""
 
     def __init__(self, home: Home, secrets: Secrets, ports: Ports, given: GivenBackends) -> None:
-        self._home = home
         self._secrets = secrets
-        self._ports = ports
         self._given = given
         self._postgres: Postgres | None = None
+        self._nats: Nats | None = None
         self.postgres_url = given.postgres_url or ""
         """The administrator's URL."""
         self.nats_urls = dict.fromkeys(("executor", "worker"), given.nats_url or "")
         """The URL for each of the two users."""
+        if not given.postgres_url:
+            self._postgres = Postgres(
+                home.path / "postgres", password=secrets["postgres_password"], log=home.log("postgres-0")
+            )
+            self.postgres_url = self._postgres.admin_url
+        if not given.nats_url:
+            self._nats = Nats(
+                home.path / "nats",
+                port=ports.of("nats"),
+                executor_password=secrets["nats_executor_password"],
+                worker_password=secrets["nats_worker_password"],
+                log=home.log("nats-0"),
+            )
+            self.nats_urls = {user: self._nats.url(user) for user in self.nats_urls}
 
     async def start(self, supervisor: Supervisor, env: Mapping[str, str], notice: Callable[[str], None]) -> None:
         """Have the supervisor keep both servers, and make databases and roles once they answer."""
-        if not self._given.nats_url:
-            self._start_nats(supervisor, env)
-        if not self._given.postgres_url:
-            await self._start_postgres(supervisor, env, notice)
-        await supervisor.wait_ready()
+        if self._nats is not None:
+            supervisor.keep([self._nats.program(env)])
+        if self._postgres is not None:
+            await self._postgres.prepare(env, notice)
+            supervisor.keep([self._postgres.program(env)])
+        await supervisor.wait_ready("nats", "postgres")
         roles = {
             databases.role_of(service): self._secrets[f"postgres_{service}_password"]
             for service in databases.STATEFUL_SERVICES
@@ -66,27 +80,3 @@ class Backends:
         if url := self._given.nats_url:
             entries.append({"service": "nats", "replica": 0, "pid": None, "url": url})
         return entries
-
-    def _start_nats(self, supervisor: Supervisor, env: Mapping[str, str]) -> None:
-        nats = Nats(
-            self._home.path / "nats",
-            port=self._ports.of("nats"),
-            executor_password=self._secrets["nats_executor_password"],
-            worker_password=self._secrets["nats_worker_password"],
-            log=self._home.log("nats-0"),
-        )
-        supervisor.keep([nats.program(env)])
-        self.nats_urls = {user: nats.url(user) for user in self.nats_urls}
-
-    async def _start_postgres(
-        self, supervisor: Supervisor, env: Mapping[str, str], notice: Callable[[str], None]
-    ) -> None:
-        self._postgres = Postgres(
-            self._home.path / "postgres",
-            password=self._secrets["postgres_password"],
-            log=self._home.log("postgres-0"),
-            notice=notice,
-        )
-        await self._postgres.prepare(env)
-        supervisor.keep([self._postgres.program(env)])
-        self.postgres_url = self._postgres.admin_url

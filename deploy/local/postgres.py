@@ -56,33 +56,31 @@ _SETTINGS = {
 class Postgres:
     """One database server of the stack, in `folder`. `prepare` before `program`."""
 
-    def __init__(self, folder: Path, *, password: str, log: Path, notice: Callable[[str], None]) -> None:
-        """Describe the server; nothing is touched yet.
-
-        Args:
-            notice: told, in a sentence, what is changed outside `folder`.
-        """
+    def __init__(self, folder: Path, *, password: str, log: Path) -> None:
+        """Describe the server; nothing is touched yet."""
         self.folder = folder
         self.data = folder / "data"
         self._password = password
         self._log = log
-        self._notice = notice
         self._binaries = _binaries()
         self._owner: Owner | None = None
-        self._sockets = Path()
+        self._sockets = _socket_folder(folder)
 
     @property
     def admin_url(self) -> str:
-        """The superuser's URL; known after `prepare`."""
+        """The superuser's URL."""
         return f"postgresql://{SUPERUSER}:{quote(self._password)}@/postgres?host={quote(str(self._sockets))}"
 
-    async def prepare(self, env: Mapping[str, str]) -> None:
+    async def prepare(self, env: Mapping[str, str], notice: Callable[[str], None]) -> None:
         """Stop a server that an earlier launcher left, and make the data folder if there is none.
+
+        Args:
+            notice: told, in a sentence, what is changed outside `folder`.
 
         Raises:
             StackError: the user, the folders or the data could not be made.
         """
-        await asyncio.to_thread(self._prepare_folders)
+        await asyncio.to_thread(self._prepare_folders, notice)
         await self.stop_leftover()
         if (self.data / "PG_VERSION").exists():
             self._check_version()
@@ -138,16 +136,16 @@ class Postgres:
         """Remove the socket folder, which lies outside the home; call after the server has stopped."""
         shutil.rmtree(self._sockets, ignore_errors=True)
 
-    def _prepare_folders(self) -> None:
+    def _prepare_folders(self, notice: Callable[[str], None]) -> None:
         if os.geteuid() == 0:
             user = _ensure_user()
             self._owner = Owner(uid=user.pw_uid, gid=user.pw_gid)
         self.folder.mkdir(mode=0o700, exist_ok=True)
         self._own(self.folder)
-        self._sockets = self._make_socket_folder()
+        self._make_socket_folder()
         if self._owner is not None:
             for path in (self.folder, self._binaries, self._sockets):
-                self._open_way_to(path)
+                _open_way_to(path, notice)
             if not _is_open(self._binaries / "postgres", stat.S_IROTH | stat.S_IXOTH):
                 _open_tree(self._binaries.parent)  # installed under a strict umask
                 _open_tree(self._binaries.parent.parent.with_suffix(".libs"))
@@ -156,30 +154,16 @@ class Postgres:
         if self._owner is not None:
             os.chown(path, self._owner.uid, self._owner.gid)
 
-    def _open_way_to(self, path: Path) -> None:
-        """Let the server's user pass through (not list or read) the folders above `path`."""
-        for parent in reversed(path.parents):
-            if not _is_open(parent, stat.S_IXOTH):
-                parent.chmod(stat.S_IMODE(parent.stat().st_mode) | stat.S_IXOTH)
-                self._notice(f"{parent}: others may now pass through (chmod o+x), as {OS_USER} runs PostgreSQL.")
-
-    def _make_socket_folder(self) -> Path:
-        """Make the socket's folder: named by a hash, as a home's own path may be longer than a socket's may be."""
-        name = f"headrace-{hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:16]}"
-        candidates = [Path(tempfile.gettempdir()) / name, Path("/tmp") / name]  # noqa: S108 - checked below
-        fits = [path for path in candidates if len(os.fsencode(path / _SOCKET_NAME)) <= _LONGEST_SOCKET_PATH]
-        if not fits:
-            raise StackError(f"The path of the temporary folder {candidates[0].parent} is too long for a socket.")
-        path = fits[0]
+    def _make_socket_folder(self) -> None:
+        """Make the socket's folder. Anyone may have made one of that name before, hence the checks."""
         with contextlib.suppress(FileExistsError):
-            path.mkdir(mode=0o700)
-        found = path.lstat()
+            self._sockets.mkdir(mode=0o700)
+        found = self._sockets.lstat()
         ours = {os.geteuid(), self._owner.uid if self._owner else os.geteuid()}
         if not stat.S_ISDIR(found.st_mode) or found.st_uid not in ours:
-            raise StackError(f"{path} belongs to someone else; have it removed, or set TMPDIR to another folder.")
-        path.chmod(0o700)
-        self._own(path)
-        return path
+            raise StackError(f"{self._sockets} is not ours; have it removed, or set TMPDIR to another folder.")
+        self._sockets.chmod(0o700)
+        self._own(self._sockets)
 
     def _check_version(self) -> None:
         wanted = _major_version(self._binaries)
@@ -246,6 +230,24 @@ def _ensure_user() -> pwd.struct_passwd:
             f"PostgreSQL does not run as root, and the user {OS_USER} could not be made. Run Headrace as another "
             f"user, or make one: useradd --system {OS_USER}"
         ) from None
+
+
+def _socket_folder(folder: Path) -> Path:
+    """Name the socket's folder by a hash: a home's own path may be longer than a socket's may be."""
+    name = f"headrace-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]}"
+    candidates = [Path(tempfile.gettempdir()) / name, Path("/tmp") / name]  # noqa: S108 - its owner is checked
+    for path in candidates:
+        if len(os.fsencode(path / _SOCKET_NAME)) <= _LONGEST_SOCKET_PATH:
+            return path
+    raise StackError(f"The path of the temporary folder {candidates[0].parent} is too long for a socket.")
+
+
+def _open_way_to(path: Path, notice: Callable[[str], None]) -> None:
+    """Let the server's user pass through (not list or read) the folders above `path`."""
+    for parent in reversed(path.parents):
+        if not _is_open(parent, stat.S_IXOTH):
+            parent.chmod(stat.S_IMODE(parent.stat().st_mode) | stat.S_IXOTH)
+            notice(f"{parent}: others may now pass through (chmod o+x), as {OS_USER} runs PostgreSQL.")
 
 
 def _is_open(path: Path, bits: int) -> bool:

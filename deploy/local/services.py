@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +21,8 @@ _ROOT = Path(__file__).resolve().parent.parent.parent
 
 SERVICES = ("auth", "workflows", "executor", "llm", "vector", "gateway", "worker")
 """The processes that are Headrace's own, and may have replicas."""
+NEED_NO_BACKEND = ("llm",)
+"""Services that may start before PostgreSQL and NATS; this one takes longest."""
 _MODULES = {name: f"services.{name}.main" for name in SERVICES} | {"worker": "services.executor.worker.main"}
 _TARGETS = ("auth", "workflows", "executor", "llm", "vector")
 """The services that others call by gRPC."""
@@ -83,9 +85,9 @@ def base_environment(environ: Mapping[str, str], home: Home) -> dict[str, str]:
     )
 
 
-def service_programs(wiring: Wiring) -> list[Program]:
-    """Return all services with their replicas, in no particular order."""
-    return [_program(wiring, service, replica) for service in SERVICES for replica in range(wiring.count(service))]
+def service_programs(wiring: Wiring, names: Iterable[str]) -> list[Program]:
+    """Return these services with their replicas."""
+    return [_program(wiring, service, replica) for service in names for replica in range(wiring.count(service))]
 
 
 def migration_programs(wiring: Wiring) -> list[Program]:

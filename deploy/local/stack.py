@@ -82,10 +82,7 @@ class Stack:
         if await asyncio.to_thread(stop_leftovers, self._home.path):
             self._console.say("Stopped what an earlier launcher had left running.")
         with self._console.starting():
-            wiring = await self._start_backends()
-            async with self._within(START_TIMEOUT):
-                self._supervisor.keep(services.service_programs(wiring))
-                await self._supervisor.wait_ready()
+            await self._start_processes()
         secret = self._secrets["admin_password"]
         is_new = await register_admin(self._gateway_url, email=ADMIN_EMAIL, password=secret)
         self._has_started = True
@@ -114,29 +111,33 @@ class Stack:
         """Kill everything at once; a `stop` under way then ends soon."""
         self._supervisor.kill()
 
-    async def _start_backends(self) -> services.Wiring:
-        """Start PostgreSQL and NATS at the same time; bring the schemas up to date."""
-        settings = self._settings
+    async def _start_processes(self) -> None:
+        """Start PostgreSQL, NATS and what does not need them; then the schemas; then the rest."""
+        wiring = self._wiring()
+        early = services.NEED_NO_BACKEND
+        self._supervisor.keep(services.service_programs(wiring, early))
         with self._step("backends"):
+            env = services.base_environment(wiring.environ, self._home)
             async with self._within(START_TIMEOUT):
-                await self._backends.start(self._supervisor, self._base_environment, self._console.say)
-        wiring = services.Wiring(
+                await self._backends.start(self._supervisor, env, self._console.say)
+        with self._step("migrations"):
+            await together(run_to_end(each, MIGRATION_TIMEOUT) for each in services.migration_programs(wiring))
+        late = [name for name in services.SERVICES if name not in early]
+        self._supervisor.keep(services.service_programs(wiring, late))
+        async with self._within(START_TIMEOUT):
+            await self._supervisor.wait_ready()
+
+    def _wiring(self) -> services.Wiring:
+        return services.Wiring(
             home=self._home,
             secrets=self._secrets,
             ports=self._ports,
-            replicas=settings.replicas,
-            gateway_port=settings.gateway_port,
+            replicas=self._settings.replicas,
+            gateway_port=self._settings.gateway_port,
             postgres_url=self._backends.postgres_url,
             nats_urls=self._backends.nats_urls,
-            environ=settings.environ,
+            environ=self._settings.environ,
         )
-        with self._step("migrations"):
-            await together(run_to_end(each, MIGRATION_TIMEOUT) for each in services.migration_programs(wiring))
-        return wiring
-
-    @property
-    def _base_environment(self) -> dict[str, str]:
-        return services.base_environment(self._settings.environ, self._home)
 
     @property
     def _gateway_url(self) -> str:

@@ -38,13 +38,14 @@ class Supervisor:
         """Start the programs and keep them running."""
         self._processes += [KeptProcess(program, self._on_change) for program in programs]
 
-    async def wait_ready(self) -> None:
-        """Return once every process is healthy.
+    async def wait_ready(self, *services: str) -> None:
+        """Return once every process of these services, or of all, is healthy.
 
         Raises:
             ProcessFailedError: one keeps ending; the others go on.
         """
-        await together(process.wait_ready() for process in self._processes)
+        awaited = [process for process in self._processes if not services or process.program.service in services]
+        await together(process.wait_ready() for process in awaited)
 
     async def stop(self) -> None:
         """Stop everything: service by service, the replicas of one at the same time."""
