@@ -1,0 +1,1 @@
+"""Revisions of the schemas `executor` and `project_tables`."""

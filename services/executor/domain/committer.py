@@ -1,0 +1,289 @@
+"""Group commit: transitions of many runs, decided in memory, written in one transaction.
+
+Each run belongs to one lane; a lane takes what has queued up while its last commit was under way, applies it to the
+runs' states, and commits all of it at once. Nobody waits for a batch to fill: an idle lane commits a single transition at
+once. A run that another executor has moved meanwhile is read again and its transitions are repeated.
+"""
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
+from uuid import UUID
+
+import structlog
+from prometheus_client import Counter, Histogram
+
+from services.executor.domain.model import NewRun, RunNotFoundError, Version
+from services.executor.domain.store import RunStore, StoredRun
+from services.executor.domain.versions import Versions
+from services.executor.engine.decide import settle
+from services.executor.engine.state import RunState
+from services.kit.errors import DomainError, UnavailableError
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+S = TypeVar("S")
+
+MAX_BATCH = 256
+MAX_TRIES = 20
+"""Times a transition is repeated because its run kept moving."""
+_CACHE_BYTES = 256 * 1024 * 1024
+
+_BATCH = Histogram(
+    "headrace_executor_commit_transitions", "Transitions in a commit.", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256)
+)
+_CONFLICTS = Counter("headrace_executor_commit_conflicts_total", "Runs read again because another executor moved them.")
+
+
+class Announcer(Protocol):
+    """Told what a commit has made true. Must not block or raise."""
+
+    def announce(self, state: RunState, ready: Sequence[int]) -> None:
+        """The run has moved; `ready` are worker nodes that wait for a worker."""
+        ...
+
+
+@dataclass(slots=True)
+class _Work(Generic[S, T]):
+    run_id: UUID
+    apply: Callable[[RunState], S]
+    """Makes the transition; may be called again on a fresh state."""
+    answer: Callable[[RunState, S], T]
+    """Makes the reply once the transition is committed."""
+    done: "asyncio.Future[T]"
+    new: tuple[Callable[[], RunState], NewRun] | None = None
+    result: Any = None
+    tries: int = field(default=0)
+
+
+class RunExistsError(Exception):
+    """A new run's id is taken: the request is a repetition."""
+
+
+class Committer:
+    """Applies transitions to runs and commits them."""
+
+    def __init__(self, store: RunStore, versions: Versions, announcer: Announcer, *, lanes: int) -> None:
+        self._lanes = [_Lane(store, versions, announcer) for _ in range(lanes)]
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Begin to serve."""
+        self._tasks = [asyncio.create_task(lane.run()) for lane in self._lanes]
+
+    async def stop(self) -> None:
+        """Finish what is queued, then end."""
+        for lane in self._lanes:
+            lane.close()
+        await asyncio.gather(*self._tasks)
+
+    def submit(
+        self, run_id: UUID, apply: Callable[[RunState], S], answer: Callable[[RunState, S], T]
+    ) -> "asyncio.Future[T]":
+        """Queue a transition of a run; the future has the answer once it is committed.
+
+        The future raises RunNotFoundError for an unknown run and UnavailableError when nobody knows whether the
+        transition is committed: submit it again, it is guarded.
+        """
+        return self._lane(run_id).put(_Work(run_id, apply, answer, asyncio.get_running_loop().create_future()))
+
+    def submit_new(
+        self,
+        run_id: UUID,
+        new: NewRun,
+        make: Callable[[], RunState],
+        apply: Callable[[RunState], S],
+        answer: Callable[[RunState, S], T],
+    ) -> "asyncio.Future[T]":
+        """Queue the first transition of the run that `make` makes; raises RunExistsError if its id is taken."""
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        return self._lane(run_id).put(_Work(run_id, apply, answer, future, new=(make, new)))
+
+    def _lane(self, run_id: UUID) -> "_Lane":
+        return self._lanes[run_id.int % len(self._lanes)]
+
+
+class _Lane:
+    def __init__(self, store: RunStore, versions: Versions, announcer: Announcer) -> None:
+        self._store = store
+        self._versions = versions
+        self._announcer = announcer
+        self._queue: deque[_Work[Any, Any]] = deque()
+        self._wanted = asyncio.Event()
+        self._closing = False
+        self._cache: OrderedDict[UUID, tuple[RunState, int]] = OrderedDict()
+        self._cache_bytes = 0
+
+    def put(self, work: "_Work[S, T]") -> "asyncio.Future[T]":
+        if self._closing:
+            work.done.set_exception(UnavailableError("This executor is stopping. Try again.", retry_after=0.2))
+        else:
+            self._queue.append(work)
+            self._wanted.set()
+        return work.done
+
+    def close(self) -> None:
+        self._closing = True
+        self._wanted.set()
+
+    async def run(self) -> None:
+        while True:
+            await self._wanted.wait()
+            while self._queue:
+                batch = [self._queue.popleft() for _ in range(min(len(self._queue), MAX_BATCH))]
+                try:
+                    await self._process(batch)
+                except UnavailableError as error:
+                    self._give_up(batch, error)
+                except Exception as error:
+                    log.exception("commit_failed", transitions=len(batch))
+                    await self._one_by_one(batch, error)
+            if self._closing:
+                return
+            self._wanted.clear()
+
+    async def _one_by_one(self, batch: list[_Work[Any, Any]], error: Exception) -> None:
+        """One value that the database refuses must not fail the transitions that shared its commit."""
+        self._forget(batch)
+        if len(batch) == 1:
+            self._give_up(batch, error)
+            return
+        for work in batch:
+            if work.done.done():
+                continue
+            try:
+                await self._process([work])
+            except Exception as cause:
+                log.exception("transition_failed", run_id=str(work.run_id))
+                self._give_up([work], cause)
+
+    def _give_up(self, batch: list[_Work[Any, Any]], error: Exception) -> None:
+        self._forget(batch)
+        for work in batch:
+            if not work.done.done():
+                work.done.set_exception(error)
+
+    def _forget(self, batch: list[_Work[Any, Any]]) -> None:
+        for run_id in {work.run_id for work in batch}:
+            self._drop(run_id)
+
+    def _drop(self, run_id: UUID) -> RunState | None:
+        state, size = self._cache.pop(run_id, (None, 0))
+        self._cache_bytes -= size
+        return state
+
+    async def _process(self, batch: list[_Work[Any, Any]]) -> None:
+        by_run: dict[UUID, list[_Work[Any, Any]]] = {}
+        for work in batch:
+            by_run.setdefault(work.run_id, []).append(work)
+        states = await self._states(by_run)
+        new: dict[UUID, NewRun] = {}
+        for run_id, works in by_run.items():
+            state = states.get(run_id)
+            if state is None:
+                for work in works:
+                    work.done.set_exception(RunNotFoundError(run_id))
+                continue
+            for work in works:
+                if work.new is not None:
+                    new[run_id] = work.new[1]
+                work.result = work.apply(state)
+        changed = [state for state in states.values() if state.events or state.touched]
+        if changed:
+            _BATCH.observe(len(batch))
+            written = await self._store.commit(changed, new)
+        else:
+            written = set()
+        for run_id, state in states.items():
+            moved = bool(state.events or state.touched)
+            if moved and run_id not in written:
+                self._repeat(by_run[run_id])
+            else:
+                self._conclude(state, by_run[run_id], moved=moved)
+
+    async def _states(self, by_run: dict[UUID, list[_Work[Any, Any]]]) -> dict[UUID, RunState]:
+        """States of the runs, taken out of the cache while they are worked on."""
+        states: dict[UUID, RunState] = {}
+        missing = []
+        for run_id, works in by_run.items():
+            cached = self._drop(run_id)
+            if cached is not None:
+                states[run_id] = cached
+            elif works[0].new is not None:
+                states[run_id] = works[0].new[0]()
+            else:
+                missing.append(run_id)
+        if missing:
+            for stored in await self._store.load(missing):
+                states[stored.run_id] = _restored(stored, await self._versions.get(stored.version_id))
+        return states
+
+    def _repeat(self, works: list[_Work[Any, Any]]) -> None:
+        """Another executor has moved the run: apply the same transitions to what it is now."""
+        _CONFLICTS.inc()
+        for work in works:
+            work.tries += 1
+            if work.new is not None:
+                work.done.set_exception(RunExistsError())
+            elif work.tries >= MAX_TRIES:
+                work.done.set_exception(UnavailableError("The run is changing too fast. Try again.", retry_after=0.5))
+            else:
+                self._queue.append(work)
+
+    def _conclude(self, state: RunState, works: list[_Work[Any, Any]], *, moved: bool) -> None:
+        if moved:
+            state.version += 1
+            ready = tuple(state.ready)
+            state.clear_changes()
+            self._announcer.announce(state, ready)
+        if state.inline and not state.is_terminal:
+            future = asyncio.get_running_loop().create_future()
+            future.add_done_callback(_log_failure)
+            self._queue.append(_Work(state.run_id, settle, lambda _, __: None, future))
+        if not state.is_terminal:
+            self._keep(state)
+        for work in works:
+            if not work.done.done():
+                try:
+                    work.done.set_result(work.answer(state, work.result))
+                except DomainError as error:
+                    work.done.set_exception(error)
+
+    def _keep(self, state: RunState) -> None:
+        size = state.size_bytes()
+        self._cache[state.run_id] = (state, size)
+        self._cache_bytes += size
+        while self._cache_bytes > _CACHE_BYTES and len(self._cache) > 1:
+            self._drop(next(iter(self._cache)))
+
+
+def _log_failure(future: "asyncio.Future[None]") -> None:
+    """The sweep finds the run again; here the reason is only noted."""
+    if not future.cancelled() and (error := future.exception()):
+        log.warning("continuation_failed", error=repr(error))
+
+
+def _restored(stored: StoredRun, version: Version) -> RunState:
+    state = RunState(
+        run_id=stored.run_id,
+        project_id=stored.project_id,
+        workflow_id=str(version.workflow_id),
+        version_id=str(stored.version_id),
+        version_number=version.number,
+        graph=version.graph,
+        input=stored.input,
+        version=stored.version,
+        status=stored.status,
+        sequence=stored.sequence,
+        output=stored.output,
+        error=stored.error,
+        usage=stored.usage,
+        traceparent=stored.traceparent,
+    )
+    for key, node in stored.nodes.items():
+        state.nodes[version.graph.index[key]] = node
+    state.restore()
+    return state

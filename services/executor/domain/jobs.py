@@ -1,0 +1,243 @@
+"""What workers do: claim jobs, report results, keep their leases."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from services.executor.domain.committer import Committer
+from services.executor.domain.model import NodeRef, RunNotFoundError
+from services.executor.domain.store import RunStore
+from services.executor.engine import decide
+from services.executor.engine.decide import Verdict
+from services.executor.engine.state import Failure, NodeStatus, RunState, Usage
+from services.executor.engine.variables import variables_json
+from services.kit.errors import UnavailableError
+from services.kit.ids import derived_id
+
+MAX_JOB_BYTES = 4 * 1024 * 1024
+"""Config and variables of one job; NATS carries messages of up to 8 MiB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A claimed node execution: all that a worker needs."""
+
+    ref: NodeRef
+    epoch: int
+    attempt: int
+    project_id: str
+    workflow_id: str
+    version_id: str
+    type: str
+    config: bytes
+    variables: bytes
+    timeout_seconds: float
+    idempotency_key: str
+    traceparent: str
+
+
+@dataclass(frozen=True, slots=True)
+class Success:
+    """A handler's result."""
+
+    output: bytes
+    port: str
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptFailure:
+    """A handler's failure; `retry_after` in seconds."""
+
+    failure: Failure
+    retry_after: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Handed back untouched."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How an attempt ended."""
+
+    ref: NodeRef
+    epoch: int
+    outcome: Success | AttemptFailure | Release
+    shown_input: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """Jobs granted, and those to be asked for again. The rest is done, held or not ready."""
+
+    jobs: list[Job]
+    retry: list[NodeRef]
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """`verdict` None = could not be committed now."""
+
+    verdict: Verdict | None
+    next: list[Job]
+
+
+class Jobs:
+    """Use cases of workers."""
+
+    def __init__(self, store: RunStore, committer: Committer, *, lease_seconds: float) -> None:
+        self._store = store
+        self._committer = committer
+        self._lease_seconds = lease_seconds
+
+    async def claim(self, worker_id: str, refs: Sequence[NodeRef], claim_id: str) -> Claimed:
+        """Claim ready node executions. The same `claim_id` again gives the same jobs again."""
+        futures = [self._claim(worker_id, ref, claim_id) for ref in refs]
+        claimed = Claimed([], [])
+        for ref, result in zip(refs, await asyncio.gather(*futures, return_exceptions=True), strict=True):
+            if isinstance(result, Job):
+                claimed.jobs.append(result)
+            elif isinstance(result, BaseException) and not isinstance(result, RunNotFoundError):
+                claimed.retry.append(ref)
+        return claimed
+
+    def _claim(self, worker_id: str, ref: NodeRef, claim_id: str) -> "asyncio.Future[Job | None]":
+        def apply(state: RunState) -> Verdict:
+            position = state.graph.index.get(ref.node_key)
+            if position is None or state.is_terminal:
+                return Verdict.STALE
+            return decide.claim(state, position, worker=worker_id, claim_id=claim_id)
+
+        def answer(state: RunState, verdict: Verdict) -> Job | None:
+            return None if verdict is Verdict.STALE else make_job(state, state.graph.index[ref.node_key])
+
+        return self._committer.submit(ref.run_id, apply, answer)
+
+    async def report(
+        self, worker_id: str, reports: Sequence[Report], *, free_slots: int, queues: frozenset[str]
+    ) -> list[Reported]:
+        """Record results; each answer may bring successors that were claimed for the worker in the same commit."""
+        futures = [self._report(worker_id, report, free_slots, queues) for report in reports]
+        answers: list[Reported] = []
+        for result in await asyncio.gather(*futures, return_exceptions=True):
+            if isinstance(result, Reported):
+                answers.append(result)
+            elif isinstance(result, RunNotFoundError):
+                answers.append(Reported(Verdict.STALE, []))
+            elif isinstance(result, UnavailableError):
+                answers.append(Reported(None, []))
+            else:
+                raise result
+        return answers
+
+    def _report(
+        self, worker_id: str, report: Report, free_slots: int, queues: frozenset[str]
+    ) -> "asyncio.Future[Reported]":
+        successor_claim = f"{report.ref.node_key}/{report.ref.item_path}/{report.epoch}"
+
+        def apply(state: RunState) -> tuple[Verdict, list[int]]:
+            position = state.graph.index.get(report.ref.node_key)
+            if position is None or state.is_terminal:
+                return _verdict_of_ended(state, position, report.epoch), []
+            before = len(state.ready)
+            verdict = _record(state, position, report)
+            if verdict is Verdict.REPEATED:
+                return verdict, _claimed_by(state, worker_id, successor_claim)
+            if isinstance(report.outcome, Release):
+                return verdict, []
+            return verdict, _claim_successors(
+                state, before, worker_id, claim_id=successor_claim, free_slots=free_slots, queues=queues
+            )
+
+        def answer(state: RunState, result: tuple[Verdict, list[int]]) -> Reported:
+            verdict, successors = result
+            return Reported(verdict, [make_job(state, position) for position in successors])
+
+        return self._committer.submit(report.ref.run_id, apply, answer)
+
+    async def heartbeat(
+        self, worker_id: str, *, host: str, draining: bool, held: Sequence[tuple[NodeRef, int]]
+    ) -> list[tuple[NodeRef, int]]:
+        """Keep a worker's claims alive; returns those that are not its any more."""
+        await self._store.renew_lease(worker_id, host=host, draining=draining, seconds=self._lease_seconds)
+        return await self._store.revoked(worker_id, held) if held else []
+
+
+def _record(state: RunState, position: int, report: Report) -> Verdict:
+    outcome = report.outcome
+    if isinstance(outcome, Success):
+        return decide.report_success(
+            state,
+            position,
+            report.epoch,
+            output=outcome.output,
+            port=outcome.port,
+            usage=outcome.usage,
+            shown_input=report.shown_input,
+        )
+    if isinstance(outcome, AttemptFailure):
+        return decide.report_failure(
+            state,
+            position,
+            report.epoch,
+            outcome.failure,
+            retry_after=outcome.retry_after,
+            shown_input=report.shown_input,
+        )
+    return decide.release(state, position, report.epoch)
+
+
+def _verdict_of_ended(state: RunState, position: int | None, epoch: int) -> Verdict:
+    """A report for a run that has ended: recorded before, if the node is at the report's epoch."""
+    if position is not None and state.nodes[position].epoch == epoch:
+        return Verdict.REPEATED
+    return Verdict.STALE
+
+
+def _claimed_by(state: RunState, worker_id: str, claim_id: str) -> list[int]:
+    return [
+        position
+        for position, node in enumerate(state.nodes)
+        if node.status is NodeStatus.RUNNING and node.worker == worker_id and node.claim_id == claim_id
+    ]
+
+
+def _claim_successors(
+    state: RunState, before: int, worker_id: str, *, claim_id: str, free_slots: int, queues: frozenset[str]
+) -> list[int]:
+    """Claim what this report has made ready, as far as the worker can take it; the rest is left to be published."""
+    taken: list[int] = []
+    for position in state.ready[before:]:
+        kind = state.graph.nodes[position].kind
+        if len(taken) < free_slots and kind is not None and kind.queue in queues:
+            decide.claim(state, position, worker=worker_id, claim_id=claim_id)
+            taken.append(position)
+    state.ready = [position for position in state.ready if position not in taken]
+    return taken
+
+
+def make_job(state: RunState, position: int) -> Job:
+    """The job for a claimed node execution."""
+    node, spec = state.nodes[position], state.graph.nodes[position]
+    return Job(
+        ref=NodeRef(state.run_id, spec.key),
+        epoch=node.epoch,
+        attempt=node.failures + 1,
+        project_id=state.project_id,
+        workflow_id=state.workflow_id,
+        version_id=state.version_id,
+        type=spec.type,
+        config=spec.config,
+        variables=variables_json(state, spec.references),
+        timeout_seconds=spec.timeout_seconds,
+        idempotency_key=str(idempotency_key(state.run_id, spec.key, "")),
+        traceparent=state.traceparent,
+    )
+
+
+def idempotency_key(run_id: UUID, node_key: str, item_path: str) -> UUID:
+    """The key of a node execution's effect: of run, node and item, never of attempt, worker or time."""
+    return derived_id(run_id, "effect", f"{node_key}\x00{item_path}")

@@ -1,0 +1,132 @@
+"""What the executor's use cases speak of."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from services.executor.engine.graph import Graph
+from services.executor.engine.state import Failure, NodeStatus, RunStatus, Usage
+from services.kit.errors import InvalidArgumentError, NotFoundError
+
+
+class RunNotFoundError(NotFoundError):
+    """No such run in the project."""
+
+    reason = "RUN_NOT_FOUND"
+
+    def __init__(self, run_id: object) -> None:
+        super().__init__(f"There is no run {run_id} in this project.", metadata={"resource": "run", "id": str(run_id)})
+
+
+class InputTooLargeError(InvalidArgumentError):
+    """A run's input is over the limit."""
+
+    reason = "INPUT_TOO_LARGE"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRef:
+    """A node execution by name."""
+
+    run_id: UUID
+    node_key: str
+    item_path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """An immutable version in the form the engine runs."""
+
+    id: UUID
+    project_id: UUID
+    workflow_id: UUID
+    workflow_name: str
+    number: int
+    """0 = frozen draft."""
+    definition: bytes
+    """As it came from the workflows service; opaque here."""
+    graph: Graph
+
+
+@dataclass(frozen=True, slots=True)
+class VersionSelector:
+    """Which version to run: a number, the newest, or the draft. Default: the newest, or the draft if there is none."""
+
+    number: int | None = None
+    latest: bool = False
+    draft: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RunView:
+    """A run as people see it. Times are UTC; `input` and `output` are JSON text, None when absent or left out."""
+
+    id: UUID
+    project_id: UUID
+    workflow_id: UUID
+    version_id: UUID
+    version_number: int
+    workflow_name: str
+    status: RunStatus
+    input: bytes | None
+    output: bytes | None
+    error: Failure | None
+    usage: Usage
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    sequence: int = 0
+    request_hash: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeExecutionView:
+    """A node execution as people see it."""
+
+    node_key: str
+    item_path: str
+    type: str
+    status: NodeStatus
+    attempt: int
+    input: bytes | None
+    output: bytes | None
+    error: Failure | None
+    usage: Usage
+    port: str
+    worker: str
+    queued_at: datetime | None
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class EventView:
+    """A numbered event."""
+
+    sequence: int
+    type: str
+    at: datetime
+    node_key: str
+    item_path: str
+    data: bytes
+    """JSON object."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunFilter:
+    """Which runs to list; empty fields select all."""
+
+    statuses: tuple[RunStatus, ...] = ()
+    workflow_id: UUID | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """What a run's row holds beyond its state."""
+
+    workflow_name: str
+    request_hash: bytes | None
+    started_by: UUID | None
+    timeout_seconds: int

@@ -1,0 +1,160 @@
+"""What people do with runs: start, wait, read, follow, cancel."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from uuid import UUID
+
+from services.executor.domain.committer import Committer, RunExistsError
+from services.executor.domain.model import (
+    EventView,
+    InputTooLargeError,
+    NewRun,
+    RunView,
+    Version,
+    VersionSelector,
+)
+from services.executor.domain.store import RunStore
+from services.executor.domain.versions import Versions
+from services.executor.domain.watchers import Watch
+from services.executor.engine import decide
+from services.executor.engine.state import RUN_TERMINAL, RunState
+from services.kit.ids import id_for_create, request_hash, require_same_request
+
+MAX_INPUT_BYTES = 1024 * 1024
+MAX_RUN_SECONDS = 366 * 24 * 3600
+_EVENT_PAGE = 500
+_POLL_SECONDS = 1.0
+"""How often a watcher looks by itself, in case a notice was lost."""
+
+WatchRun = Callable[[UUID], AbstractAsyncContextManager[Watch]]
+"""Watches a run wherever it is executed."""
+
+
+class Runs:
+    """Use cases of runs. Every method takes the caller's project; a run of another one is RunNotFoundError."""
+
+    def __init__(
+        self, store: RunStore, versions: Versions, committer: Committer, watch: WatchRun, *, max_run_seconds: int
+    ) -> None:
+        self._store = store
+        self._versions = versions
+        self._committer = committer
+        self._watch = watch
+        self._max_run_seconds = max_run_seconds
+
+    async def start(
+        self,
+        project_id: UUID,
+        workflow_id: UUID,
+        selector: VersionSelector,
+        *,
+        input_json: bytes,
+        request_id: str,
+        started_by: UUID | None,
+        traceparent: str,
+        wait_seconds: float = 0.0,
+    ) -> RunView:
+        """Accept a run and return it, committed; with `wait_seconds`, as it stands at its end or when the time is up.
+
+        With a `request_id` the run is accepted once however often this is called; with other content under the same id
+        it raises IdempotencyKeyReusedError. Raises InputTooLargeError, and what the workflows service raises.
+        """
+        if len(input_json) > MAX_INPUT_BYTES:
+            raise InputTooLargeError(
+                f"The input has {len(input_json)} bytes; the limit is {MAX_INPUT_BYTES}. "
+                "Store large data and pass its address."
+            )
+        content = request_hash(str(workflow_id), repr(selector), input_json)
+        run_id = id_for_create(project_id, "run", request_id)
+        version = await self._versions.resolve(project_id, workflow_id, selector)
+        timeout = min(version.graph.timeout or self._max_run_seconds, self._max_run_seconds)
+        new = NewRun(
+            workflow_name=version.workflow_name,
+            request_hash=content if request_id else None,
+            started_by=started_by,
+            timeout_seconds=max(1, round(timeout)),
+        )
+
+        def make() -> RunState:
+            return _new_state(run_id, version, input_json, traceparent)
+
+        async with self._watch(run_id) as watch:
+            try:
+                await self._committer.submit_new(run_id, new, make, decide.start, lambda _, __: None)
+            except RunExistsError:
+                present = await self._store.get_run(project_id, run_id)
+                require_same_request(present.request_hash, content)
+            if wait_seconds > 0:
+                return await self._wait(project_id, run_id, watch, wait_seconds)
+        return await self._store.get_run(project_id, run_id)
+
+    async def _wait(self, project_id: UUID, run_id: UUID, watch: Watch, seconds: float) -> RunView:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        while True:
+            left = deadline - loop.time()
+            if left <= 0 or watch.ended:
+                run = await self._store.get_run(project_id, run_id)
+                if left <= 0 or run.status in RUN_TERMINAL:
+                    return run
+            watch.moved.clear()
+            if not watch.ended and not await _signalled(watch, min(max(left, 0.0), _POLL_SECONDS)):
+                watch.ended = True  # no notice for a while: have a look
+
+    async def get(self, project_id: UUID, run_id: UUID) -> RunView:
+        """A run with input and output."""
+        return await self._store.get_run(project_id, run_id)
+
+    async def cancel(self, project_id: UUID, run_id: UUID) -> RunView:
+        """End a run. Idempotent; a run that has ended stays as it is."""
+        await self._store.get_run(project_id, run_id)
+        await self._committer.submit(run_id, decide.cancel, lambda _, __: None)
+        return await self._store.get_run(project_id, run_id)
+
+    async def follow(self, project_id: UUID, run_id: UUID, after: int) -> AsyncIterator[EventView | bytes]:
+        """Numbered events after `after`, then live ones and serialised tokens, until the run's last event.
+
+        Nothing is left out and nothing comes twice, whichever executor moves the run. Tokens come only live.
+        """
+        async with self._watch(run_id) as watch:
+            ended = False
+            while True:
+                watch.moved.clear()
+                tokens, watch.tokens = watch.tokens, []
+                for token in tokens:
+                    yield token
+                # The end is read before the events: what is numbered up to then is in the events.
+                if not ended:
+                    run = await self._store.get_run(project_id, run_id)
+                    ended = run.status in RUN_TERMINAL
+                    newest = run.sequence
+                while after < newest:
+                    for event in await self._store.list_events(project_id, run_id, after=after, limit=_EVENT_PAGE):
+                        after = event.sequence
+                        yield event
+                if ended:
+                    return
+                await _signalled(watch, _POLL_SECONDS)
+
+
+def _new_state(run_id: UUID, version: Version, input_json: bytes, traceparent: str) -> RunState:
+    return RunState(
+        run_id=run_id,
+        project_id=str(version.project_id),
+        workflow_id=str(version.workflow_id),
+        version_id=str(version.id),
+        version_number=version.number,
+        graph=version.graph,
+        input=input_json,
+        traceparent=traceparent,
+    )
+
+
+async def _signalled(watch: Watch, seconds: float) -> bool:
+    try:
+        async with asyncio.timeout(seconds):
+            await watch.moved.wait()
+    except TimeoutError:
+        return False
+    return True

@@ -1,0 +1,121 @@
+"""What the executor asks of its storage. The docstrings are the contract; PostgreSQL's clock is the only one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+from uuid import UUID
+
+from services.executor.domain.model import (
+    EventView,
+    NewRun,
+    NodeExecutionView,
+    NodeRef,
+    RunFilter,
+    RunView,
+    Version,
+)
+from services.executor.engine.state import Failure, NodeState, RunState, RunStatus, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRun:
+    """A run's rows, to make its state from. `nodes` holds what has a row, by key."""
+
+    run_id: UUID
+    project_id: str
+    version_id: UUID
+    version: int
+    status: RunStatus
+    sequence: int
+    input: bytes
+    output: bytes | None
+    error: Failure | None
+    usage: Usage
+    traceparent: str
+    nodes: dict[str, NodeState]
+
+
+@dataclass(frozen=True, slots=True)
+class Overdue:
+    """Node executions and runs that need someone: found by the sweep, each to be put right by a guarded transition."""
+
+    lost: list[tuple[NodeRef, int]]
+    """Running at this epoch on a worker whose lease has ended."""
+    timed_out: list[tuple[NodeRef, int]]
+    """Running at this epoch past their time-out."""
+    waiting: list[NodeRef]
+    """Timers that are due."""
+    runs: list[tuple[UUID, int]]
+    """Runs past their deadline, with their limit in seconds."""
+
+
+class RunStore(Protocol):
+    """Runs and all that belongs to them."""
+
+    async def commit(self, states: Sequence[RunState], new: dict[UUID, NewRun]) -> set[UUID]:
+        """Write what has changed in these runs, all in one transaction, durably; returns the runs that were written.
+
+        A run is written only if its row is still at `state.version` (for those in `new`: if there is no row), and then
+        the row is one further. Runs that are not are left untouched and out of the answer. Raises UnavailableError when
+        the connection is lost; the commit may then have happened.
+        """
+        ...
+
+    async def load(self, run_ids: Sequence[UUID]) -> list[StoredRun]:
+        """Rows of these runs, each run at one moment; missing ones are left out."""
+        ...
+
+    async def find_version(self, version_id: UUID) -> dict[str, Any] | None:
+        """The stored row of a version."""
+        ...
+
+    async def keep_version(self, version: Version) -> None:
+        """Store a version. Idempotent."""
+        ...
+
+    async def renew_lease(self, worker_id: str, *, host: str, draining: bool, seconds: float) -> None:
+        """Let a worker's claims live for so long from now."""
+        ...
+
+    async def revoked(self, worker_id: str, held: Sequence[tuple[NodeRef, int]]) -> list[tuple[NodeRef, int]]:
+        """Which of these claims (node execution, epoch) are not the worker's any more."""
+        ...
+
+    async def find_overdue(self, limit: int) -> Overdue:
+        """At most `limit` of each kind, the longest overdue first."""
+        ...
+
+    async def republish(self, limit: int) -> list[tuple[NodeRef, str]]:
+        """Ready node executions whose wake-up seems lost, with their queue (empty = inline); notes that they are woken.
+
+        Each is due again after a pause that doubles from 3 s to 60 s.
+        """
+        ...
+
+    async def republish_all(self) -> None:
+        """Make every ready node execution due for a wake-up: the bus has lost its messages."""
+        ...
+
+    async def seconds_to_next_timer(self) -> float | None:
+        """Time until the next timer, None when there is none."""
+        ...
+
+    async def get_run(self, project_id: UUID, run_id: UUID) -> RunView:
+        """A run with input and output. Raises RunNotFoundError."""
+        ...
+
+    async def list_runs(
+        self, project_id: UUID, run_filter: RunFilter, *, limit: int, after: tuple[Any, UUID] | None
+    ) -> list[RunView]:
+        """Runs without input and output, newest first, from `(created_at, id)` exclusive."""
+        ...
+
+    async def list_node_executions(
+        self, project_id: UUID, run_id: UUID, *, limit: int, after: tuple[Any, str, str] | None
+    ) -> list[tuple[Any, NodeExecutionView]]:
+        """Node executions by (when they became ready or were decided, node_key, item_path), with that first value."""
+        ...
+
+    async def list_events(self, project_id: UUID, run_id: UUID, *, after: int, limit: int) -> list[EventView]:
+        """Events after a number, in order, at least `limit` if there are so many. Raises RunNotFoundError."""
+        ...

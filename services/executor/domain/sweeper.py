@@ -1,0 +1,132 @@
+"""Puts right what was left behind: lost workers, lost wake-ups, time-outs, timers. Looks only at PostgreSQL.
+
+Any number of executors may sweep at once: what is found is only a hint, each correction is a guarded transition.
+"""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
+import structlog
+from prometheus_client import Counter
+
+from services.executor.domain.committer import Committer
+from services.executor.domain.model import NodeRef
+from services.executor.domain.store import RunStore
+from services.executor.engine import decide
+from services.executor.engine.decide import Verdict
+from services.executor.engine.state import RunState
+from services.kit.errors import DomainError
+
+log = structlog.get_logger(__name__)
+
+BATCH = 500
+_SWEPT = Counter("headrace_executor_swept_total", "Corrections by the sweeper.", ["kind"])
+
+
+class WakeupBus(Protocol):
+    """Where workers are woken."""
+
+    def publish(self, ref: NodeRef, queue: str) -> None:
+        """Wake a worker; may be lost."""
+        ...
+
+
+class Sweeper:
+    """Sweeps every `interval` seconds, or earlier when a timer is due."""
+
+    def __init__(
+        self, store: RunStore, committer: Committer, bus: WakeupBus, *, interval: float, lease_seconds: float
+    ) -> None:
+        self._store = store
+        self._committer = committer
+        self._bus = bus
+        self._interval = interval
+        self._lease_seconds = lease_seconds
+        self._task: asyncio.Task[None] | None = None
+        self._spare_workers_until = 0.0
+
+    def start(self) -> None:
+        """Begin to sweep. Leases get one length of grace first: while no executor ran, nobody could renew them."""
+        self.spare_workers()
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """End after the present sweep."""
+        if self._task:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def spare_workers(self) -> None:
+        """Take no claims away for the length of a lease."""
+        self._spare_workers_until = asyncio.get_running_loop().time() + self._lease_seconds
+
+    async def _run(self) -> None:
+        while True:
+            pause = self._interval
+            try:
+                await self.sweep()
+                timer = await self._store.seconds_to_next_timer()
+                if timer is not None:
+                    pause = min(max(timer, 0.01), pause)
+            except DomainError as error:
+                log.warning("sweep_failed", reason=error.reason)
+                self.spare_workers()
+            except Exception:
+                log.exception("sweep_failed")
+            await asyncio.sleep(pause)
+
+    async def sweep(self) -> None:
+        """Find and correct one batch of each kind."""
+        overdue = await self._store.find_overdue(BATCH)
+        futures: list[asyncio.Future[None]] = []
+        if asyncio.get_running_loop().time() >= self._spare_workers_until:
+            futures += [
+                self._correct("lost", ref, partial(_at_epoch, decide.lose_worker, epoch)) for ref, epoch in overdue.lost
+            ]
+        futures += [
+            self._correct("timed_out", ref, partial(_at_epoch, decide.time_out_node, epoch))
+            for ref, epoch in overdue.timed_out
+        ]
+        futures += [self._correct("timer", ref, decide.wake) for ref in overdue.waiting]
+        for run_id, limit in overdue.runs:
+            ref = NodeRef(run_id, "")
+            futures.append(self._correct("run_timeout", ref, partial(_time_out_run, limit)))
+        for ref, queue in await self._store.republish(BATCH):
+            _SWEPT.labels("republished").inc()
+            if queue:
+                self._bus.publish(ref, queue)
+            else:
+                futures.append(self._correct("inline", ref, _settle))
+        for result in await asyncio.gather(*futures, return_exceptions=True):
+            if isinstance(result, BaseException):
+                log.warning("correction_failed", error=repr(result))
+
+    def _correct(
+        self, kind: str, ref: NodeRef, transition: Callable[[RunState, int], Verdict | None]
+    ) -> "asyncio.Future[None]":
+        def apply(state: RunState) -> Verdict | None:
+            if state.is_terminal:
+                return Verdict.STALE
+            return transition(state, state.graph.index.get(ref.node_key, -1))
+
+        def answer(_: RunState, verdict: Verdict | None) -> None:
+            if verdict is Verdict.ACCEPTED:
+                _SWEPT.labels(kind).inc()
+
+        return self._committer.submit(ref.run_id, apply, answer)
+
+
+def _at_epoch(
+    transition: Callable[[RunState, int, int], Verdict], epoch: int, state: RunState, position: int
+) -> Verdict:
+    return transition(state, position, epoch)
+
+
+def _time_out_run(limit: int, state: RunState, _: int) -> Verdict:
+    return decide.time_out_run(state, limit)
+
+
+def _settle(state: RunState, _: int) -> None:
+    decide.settle(state)

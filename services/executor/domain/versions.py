@@ -1,0 +1,106 @@
+"""Versions in the form the engine runs: resolved by the workflows service once, kept here for the runs that use them."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+from uuid import UUID
+
+from services.executor.domain.model import Version, VersionSelector
+from services.executor.domain.store import RunStore
+from services.executor.engine.graph import Graph
+from services.kit.errors import NotFoundError
+
+_CACHE_NODES = 500_000
+"""Nodes of all cached graphs together; about 1 KB each."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedVersion:
+    """What the workflows service says a selector means. `definition` is None when it is already known here."""
+
+    id: UUID
+    project_id: UUID
+    workflow_id: UUID
+    workflow_name: str
+    number: int
+    definition: bytes | None
+
+
+class Workflows(Protocol):
+    """The workflows service."""
+
+    async def resolve(
+        self, project_id: UUID, workflow_id: UUID, selector: VersionSelector, known: list[UUID]
+    ) -> ResolvedVersion:
+        """The version to run; a draft is frozen first. Raises its errors: not found, invalid definition."""
+        ...
+
+
+class Versions:
+    """Immutable versions by id, least recently used dropped first."""
+
+    def __init__(self, store: RunStore, workflows: Workflows, make_graph: Callable[[bytes], Graph]) -> None:
+        self._store = store
+        self._workflows = workflows
+        self._make_graph = make_graph
+        self._cache: OrderedDict[UUID, Version] = OrderedDict()
+        self._nodes = 0
+
+    async def resolve(self, project_id: UUID, workflow_id: UUID, selector: VersionSelector) -> Version:
+        """The version that a run shall use, stored here before the run is."""
+        known = [version.id for version in self._cache.values() if version.workflow_id == workflow_id]
+        resolved = await self._workflows.resolve(project_id, workflow_id, selector, known[-8:])
+        version = self._cache.get(resolved.id)
+        if version is None:
+            version = await self._adopt(resolved)
+        return version
+
+    async def get(self, version_id: UUID) -> Version:
+        """A version that some run uses. Raises NotFoundError for one that was never stored."""
+        version = self._cache.get(version_id)
+        if version is not None:
+            self._cache.move_to_end(version_id)
+            return version
+        row = await self._store.find_version(version_id)
+        if row is None:
+            raise NotFoundError(f"There is no version {version_id}.", reason="VERSION_NOT_FOUND")
+        graph = await asyncio.to_thread(self._make_graph, row["definition"])
+        return self._remember(
+            Version(
+                id=version_id,
+                project_id=row["project_id"],
+                workflow_id=row["workflow_id"],
+                workflow_name=row["workflow_name"],
+                number=row["number"],
+                definition=row["definition"],
+                graph=graph,
+            )
+        )
+
+    async def _adopt(self, resolved: ResolvedVersion) -> Version:
+        if resolved.definition is None:
+            return await self.get(resolved.id)
+        version = Version(
+            id=resolved.id,
+            project_id=resolved.project_id,
+            workflow_id=resolved.workflow_id,
+            workflow_name=resolved.workflow_name,
+            number=resolved.number,
+            definition=resolved.definition,
+            graph=await asyncio.to_thread(self._make_graph, resolved.definition),
+        )
+        await self._store.keep_version(version)
+        return self._remember(version)
+
+    def _remember(self, version: Version) -> Version:
+        present = self._cache.get(version.id)
+        if present is not None:
+            return present
+        self._cache[version.id] = version
+        self._nodes += len(version.graph.nodes)
+        while self._nodes > _CACHE_NODES and len(self._cache) > 1:
+            _, dropped = self._cache.popitem(last=False)
+            self._nodes -= len(dropped.graph.nodes)
+        return version

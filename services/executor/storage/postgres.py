@@ -1,0 +1,243 @@
+"""RunStore on PostgreSQL: prepared statements on held asyncpg connections."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+from asyncpg.pool import PoolConnectionProxy
+
+from services.executor.domain.model import (
+    EventView,
+    NewRun,
+    NodeExecutionView,
+    NodeRef,
+    RunFilter,
+    RunView,
+    Version,
+)
+from services.executor.domain.store import Overdue, StoredRun
+from services.executor.engine.state import NodeState, NodeStatus, RunState, RunStatus, Usage
+from services.executor.storage import queries
+from services.executor.storage.commit import COMMIT, commit_arguments, failure_from_json
+from services.kit.postgres import is_connection_loss, lost_connection
+
+_LOAD_RUNS = """
+SELECT id, project_id, version_id, version, status, sequence, input, output, error, prompt_tokens, completion_tokens,
+    model_calls, traceparent
+FROM executor.runs WHERE id = ANY($1::uuid[])
+"""
+_LOAD_NODES = """
+SELECT run_id, node_key, status, epoch, failures, claims, worker, claim_id, port, input, output, error, prompt_tokens,
+    completion_tokens, model_calls
+FROM executor.node_executions WHERE run_id = ANY($1::uuid[])
+"""
+_RENEW_LEASE = """
+INSERT INTO executor.workers AS w (id, host, draining, started_at, lease_until)
+VALUES ($1, $2, $3, now(), now() + make_interval(secs => $4))
+ON CONFLICT (id) DO UPDATE SET draining = excluded.draining, lease_until = excluded.lease_until
+"""
+_REVOKED = """
+SELECT u.run_id, u.node_key, u.item_path, u.epoch
+FROM unnest($2::uuid[], $3::text[], $4::text[], $5::bigint[]) AS u (run_id, node_key, item_path, epoch)
+LEFT JOIN executor.node_executions n USING (run_id, node_key, item_path)
+WHERE n.status IS DISTINCT FROM 3 OR n.epoch <> u.epoch OR n.worker <> $1
+"""
+_OVERDUE = """
+(SELECT 'lost' AS kind, n.run_id, n.node_key, n.item_path, n.epoch
+ FROM executor.node_executions n JOIN executor.workers w ON w.id = n.worker
+ WHERE n.status = 3 AND w.lease_until < now() LIMIT $1)
+UNION ALL
+(SELECT 'timed_out', run_id, node_key, item_path, epoch FROM executor.node_executions
+ WHERE status = 3 AND due_at < now() ORDER BY due_at LIMIT $1)
+UNION ALL
+(SELECT 'waiting', run_id, node_key, item_path, epoch FROM executor.node_executions
+ WHERE status = 4 AND due_at <= now() ORDER BY due_at LIMIT $1)
+UNION ALL
+(SELECT 'run', id, '', '', timeout_seconds FROM executor.runs
+ WHERE status < 4 AND deadline_at < now() ORDER BY deadline_at LIMIT $1)
+"""
+_REPUBLISH = """
+UPDATE executor.node_executions AS n SET
+    publications = least(n.publications + 1, 5),
+    due_at = now() + make_interval(secs => least(3.0 * 2 ^ (n.publications + 1), 60.0))
+FROM (
+    SELECT run_id, node_key, item_path FROM executor.node_executions
+    WHERE status = 2 AND due_at <= now() ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED
+) AS due
+WHERE n.run_id = due.run_id AND n.node_key = due.node_key AND n.item_path = due.item_path AND n.status = 2
+RETURNING n.run_id, n.node_key, n.item_path, n.queue
+"""
+_REPUBLISH_ALL = "UPDATE executor.node_executions SET due_at = now(), publications = 0 WHERE status = 2"
+_NEXT_TIMER = """
+SELECT extract(epoch FROM due_at - now())::float8 FROM executor.node_executions
+WHERE status = 4 ORDER BY due_at LIMIT 1
+"""
+_KEEP_VERSION = """
+INSERT INTO executor.versions (id, project_id, workflow_id, workflow_name, number, definition)
+VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (id) DO NOTHING
+"""
+
+
+class PostgresRunStore:
+    """RunStore on one pool."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+
+    async def commit(self, states: Sequence[RunState], new: dict[UUID, NewRun]) -> set[UUID]:
+        """See RunStore."""
+        arguments = commit_arguments(states, new)
+        async with self._connection() as connection:
+            try:
+                rows = await connection.fetch(COMMIT, *arguments)
+            except (asyncpg.DeadlockDetectedError, asyncpg.SerializationError):
+                # Nothing was written; the caller reads the runs again and repeats.
+                return set()
+        return {row[0] for row in rows}
+
+    async def load(self, run_ids: Sequence[UUID]) -> list[StoredRun]:
+        """See RunStore. Runs are read before nodes: one that moves in between fails its next commit and is reread."""
+        async with self._connection() as connection:
+            runs = await connection.fetch(_LOAD_RUNS, run_ids)
+            nodes = await connection.fetch(_LOAD_NODES, run_ids)
+        found: dict[UUID, dict[str, NodeState]] = {row["id"]: {} for row in runs}
+        for row in nodes:
+            if row["run_id"] in found:
+                found[row["run_id"]][row["node_key"]] = _node_state(row)
+        return [
+            StoredRun(
+                run_id=row["id"],
+                project_id=str(row["project_id"]),
+                version_id=row["version_id"],
+                version=row["version"],
+                status=RunStatus(row["status"]),
+                sequence=row["sequence"],
+                input=row["input"],
+                output=row["output"],
+                error=failure_from_json(row["error"]),
+                usage=Usage(row["prompt_tokens"], row["completion_tokens"], row["model_calls"]),
+                traceparent=row["traceparent"],
+                nodes=found[row["id"]],
+            )
+            for row in runs
+        ]
+
+    async def find_version(self, version_id: UUID) -> dict[str, Any] | None:
+        """See RunStore."""
+        async with self._connection() as connection:
+            row = await connection.fetchrow("SELECT * FROM executor.versions WHERE id = $1", version_id)
+        return dict(row) if row else None
+
+    async def keep_version(self, version: Version) -> None:
+        """See RunStore."""
+        async with self._connection() as connection:
+            await connection.execute(
+                _KEEP_VERSION,
+                version.id,
+                version.project_id,
+                version.workflow_id,
+                version.workflow_name,
+                version.number,
+                version.definition,
+            )
+
+    async def renew_lease(self, worker_id: str, *, host: str, draining: bool, seconds: float) -> None:
+        """See RunStore. Not flushed to disk before the answer: a lost heartbeat is made good by the next."""
+        async with self._connection() as connection, connection.transaction():
+            await connection.execute("SET LOCAL synchronous_commit = off")
+            await connection.execute(_RENEW_LEASE, worker_id, host, int(draining), seconds)
+
+    async def revoked(self, worker_id: str, held: Sequence[tuple[NodeRef, int]]) -> list[tuple[NodeRef, int]]:
+        """See RunStore."""
+        refs = [ref for ref, _ in held]
+        async with self._connection() as connection:
+            rows = await connection.fetch(
+                _REVOKED,
+                worker_id,
+                [ref.run_id for ref in refs],
+                [ref.node_key for ref in refs],
+                [ref.item_path for ref in refs],
+                [epoch for _, epoch in held],
+            )
+        return [(NodeRef(row[0], row[1], row[2]), row[3]) for row in rows]
+
+    async def find_overdue(self, limit: int) -> Overdue:
+        """See RunStore."""
+        async with self._connection() as connection:
+            rows = await connection.fetch(_OVERDUE, limit)
+        refs = [(row["kind"], NodeRef(row["run_id"], row["node_key"], row["item_path"]), row["epoch"]) for row in rows]
+        return Overdue(
+            lost=[(ref, epoch) for kind, ref, epoch in refs if kind == "lost"],
+            timed_out=[(ref, epoch) for kind, ref, epoch in refs if kind == "timed_out"],
+            waiting=[ref for kind, ref, _ in refs if kind == "waiting"],
+            runs=[(ref.run_id, seconds) for kind, ref, seconds in refs if kind == "run"],
+        )
+
+    async def republish(self, limit: int) -> list[tuple[NodeRef, str]]:
+        """See RunStore."""
+        async with self._connection() as connection:
+            rows = await connection.fetch(_REPUBLISH, limit)
+        return [(NodeRef(row[0], row[1], row[2]), row[3]) for row in rows]
+
+    async def republish_all(self) -> None:
+        """See RunStore."""
+        async with self._connection() as connection:
+            await connection.execute(_REPUBLISH_ALL)
+
+    async def seconds_to_next_timer(self) -> float | None:
+        """See RunStore."""
+        async with self._connection() as connection:
+            seconds: float | None = await connection.fetchval(_NEXT_TIMER)
+        return seconds
+
+    async def get_run(self, project_id: UUID, run_id: UUID) -> RunView:
+        """See RunStore."""
+        async with self._connection() as connection:
+            return await queries.get_run(connection, project_id, run_id)
+
+    async def list_runs(
+        self, project_id: UUID, run_filter: RunFilter, *, limit: int, after: tuple[Any, UUID] | None
+    ) -> list[RunView]:
+        """See RunStore."""
+        async with self._connection() as connection:
+            return await queries.list_runs(connection, project_id, run_filter, limit=limit, after=after)
+
+    async def list_node_executions(
+        self, project_id: UUID, run_id: UUID, *, limit: int, after: tuple[Any, str, str] | None
+    ) -> list[tuple[Any, NodeExecutionView]]:
+        """See RunStore."""
+        async with self._connection() as connection:
+            return await queries.list_node_executions(connection, project_id, run_id, limit=limit, after=after)
+
+    async def list_events(self, project_id: UUID, run_id: UUID, *, after: int, limit: int) -> list[EventView]:
+        """See RunStore."""
+        async with self._connection() as connection:
+            return await queries.list_events(connection, project_id, run_id, after=after, limit=limit)
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator["PoolConnectionProxy[asyncpg.Record]"]:
+        try:
+            async with self._pool.acquire(timeout=5) as connection:
+                yield connection
+        except Exception as error:
+            if is_connection_loss(error):
+                raise lost_connection() from error
+            raise
+
+
+def _node_state(row: asyncpg.Record) -> NodeState:
+    return NodeState(
+        status=NodeStatus(row["status"]),
+        epoch=row["epoch"],
+        failures=row["failures"],
+        claims=row["claims"],
+        worker=row["worker"],
+        claim_id=row["claim_id"],
+        port=row["port"],
+        input=row["input"],
+        output=row["output"],
+        error=failure_from_json(row["error"]),
+        usage=Usage(row["prompt_tokens"], row["completion_tokens"], row["model_calls"]),
+    )

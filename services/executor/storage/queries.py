@@ -1,0 +1,151 @@
+"""What people read: runs, node executions and events."""
+
+from typing import Any, TypeAlias
+from uuid import UUID
+
+import asyncpg
+import orjson
+from asyncpg.pool import PoolConnectionProxy
+
+from services.executor.domain.model import EventView, NodeExecutionView, RunFilter, RunNotFoundError, RunView
+from services.executor.engine.state import NodeStatus, RunStatus, Usage
+from services.executor.storage.commit import failure_from_json
+
+Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
+
+_RUN_COLUMNS = """
+id, project_id, workflow_id, version_id, version_number, workflow_name, status, error, prompt_tokens, completion_tokens,
+model_calls, created_at, started_at, finished_at, sequence
+"""
+_GET_RUN = f"SELECT {_RUN_COLUMNS}, input, output, request_hash FROM executor.runs WHERE id = $1 AND project_id = $2"  # noqa: S608 - constant text
+
+
+_LIST_RUNS = f"""
+SELECT {_RUN_COLUMNS} FROM executor.runs
+WHERE project_id = $1
+    AND ($2::smallint[] IS NULL OR status = ANY($2))
+    AND ($3::uuid IS NULL OR workflow_id = $3)
+    AND ($4::timestamptz IS NULL OR created_at > $4)
+    AND ($5::timestamptz IS NULL OR created_at < $5)
+    AND ($6::timestamptz IS NULL OR (created_at, id) < ($6, $7::uuid))
+ORDER BY created_at DESC, id DESC LIMIT $8
+"""  # noqa: S608 - constant text
+_LIST_NODES = """
+SELECT n.*, coalesce(n.queued_at, n.finished_at) AS place
+FROM executor.node_executions n
+WHERE n.run_id = $1 AND ($2::timestamptz IS NULL
+    OR (coalesce(n.queued_at, n.finished_at), n.node_key, n.item_path) > ($2, $3, $4))
+ORDER BY place, n.node_key, n.item_path LIMIT $5
+"""
+_LIST_EVENTS = """
+SELECT events, at FROM executor.run_events
+WHERE run_id = $1 AND first_sequence >= coalesce(
+    (SELECT max(first_sequence) FROM executor.run_events WHERE run_id = $1 AND first_sequence <= $2 + 1), 0)
+ORDER BY first_sequence LIMIT $3
+"""
+
+
+async def get_run(connection: Connection, project_id: UUID, run_id: UUID) -> RunView:
+    """A run with input and output. Raises RunNotFoundError."""
+    row = await connection.fetchrow(_GET_RUN, run_id, project_id)
+    if row is None:
+        raise RunNotFoundError(run_id)
+    return _run(row, input=row["input"], output=row["output"], request_hash=row["request_hash"])
+
+
+async def list_runs(
+    connection: Connection, project_id: UUID, run_filter: RunFilter, *, limit: int, after: tuple[Any, UUID] | None
+) -> list[RunView]:
+    """Runs, newest first."""
+    created_at, last_id = after or (None, None)
+    rows = await connection.fetch(
+        _LIST_RUNS,
+        project_id,
+        list(run_filter.statuses) or None,
+        run_filter.workflow_id,
+        run_filter.created_after,
+        run_filter.created_before,
+        created_at,
+        last_id,
+        limit,
+    )
+    return [_run(row) for row in rows]
+
+
+async def list_node_executions(
+    connection: Connection, project_id: UUID, run_id: UUID, *, limit: int, after: tuple[Any, str, str] | None
+) -> list[tuple[Any, NodeExecutionView]]:
+    """Node executions in the order they became ready, each with its place in it."""
+    await _require_run(connection, project_id, run_id)
+    place, key, path = after or (None, None, None)
+    rows = await connection.fetch(_LIST_NODES, run_id, place, key, path, limit)
+    return [(row["place"], _node_execution(row)) for row in rows]
+
+
+async def list_events(
+    connection: Connection, project_id: UUID, run_id: UUID, *, after: int, limit: int
+) -> list[EventView]:
+    """Events after a number. A row holds at least one event, so `limit` rows hold at least as many events."""
+    await _require_run(connection, project_id, run_id)
+    rows = await connection.fetch(_LIST_EVENTS, run_id, after, limit)
+    return [
+        EventView(
+            sequence=event["sequence"],
+            type=event["type"],
+            at=row["at"],
+            node_key=event.get("node_key", ""),
+            item_path=event.get("item_path", ""),
+            data=orjson.dumps(event.get("data", {})),
+        )
+        for row in rows
+        for event in orjson.loads(row["events"])
+        if event["sequence"] > after
+    ]
+
+
+async def _require_run(connection: Connection, project_id: UUID, run_id: UUID) -> None:
+    found = await connection.fetchval(
+        "SELECT 1 FROM executor.runs WHERE id = $1 AND project_id = $2", run_id, project_id
+    )
+    if found is None:
+        raise RunNotFoundError(run_id)
+
+
+def _run(row: asyncpg.Record, **more: Any) -> RunView:
+    return RunView(
+        id=row["id"],
+        project_id=row["project_id"],
+        workflow_id=row["workflow_id"],
+        version_id=row["version_id"],
+        version_number=row["version_number"],
+        workflow_name=row["workflow_name"],
+        status=RunStatus(row["status"]),
+        error=failure_from_json(row["error"]),
+        usage=Usage(row["prompt_tokens"], row["completion_tokens"], row["model_calls"]),
+        created_at=row["created_at"],
+        started_at=row["started_at"],
+        finished_at=row["finished_at"],
+        sequence=row["sequence"],
+        **{"input": None, "output": None, **more},
+    )
+
+
+def _node_execution(row: asyncpg.Record) -> NodeExecutionView:
+    status = NodeStatus(row["status"])
+    attempt = row["failures"] + (status in (NodeStatus.RUNNING, NodeStatus.SUCCEEDED))
+    return NodeExecutionView(
+        node_key=row["node_key"],
+        item_path=row["item_path"],
+        type=row["type"],
+        status=status,
+        attempt=attempt,
+        input=row["input"],
+        output=row["output"],
+        error=failure_from_json(row["error"]),
+        usage=Usage(row["prompt_tokens"], row["completion_tokens"], row["model_calls"]),
+        port=row["port"],
+        worker=row["worker"],
+        queued_at=row["queued_at"],
+        started_at=row["started_at"],
+        finished_at=row["finished_at"],
+    )

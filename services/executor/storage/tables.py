@@ -1,0 +1,128 @@
+"""Tables of the schema `executor`, as the queries see them. The revisions in `migrations/` make them.
+
+`bytea` columns hold JSON that the engine never looks into by SQL: the bytes pass through untouched.
+"""
+
+from sqlalchemy import (
+    TIMESTAMP,
+    BigInteger,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+    func,
+    text,
+)
+
+metadata = MetaData(
+    schema="executor",
+    naming_convention={"pk": "%(table_name)s_pkey", "ix": "%(table_name)s_%(column_0_N_name)s_idx"},
+)
+
+
+def _time(name: str, *, nullable: bool = True) -> Column[object]:
+    return Column(name, TIMESTAMP(timezone=True), nullable=nullable)
+
+
+# Definitions that runs use, kept here so that a run can go on whatever happens to the workflows service.
+versions = Table(
+    "versions",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("project_id", Uuid, nullable=False),
+    Column("workflow_id", Uuid, nullable=False),
+    Column("workflow_name", Text, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("definition", LargeBinary, nullable=False),  # a headrace.workflows.v1.Definition
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("project_id", Uuid, nullable=False),
+    Column("workflow_id", Uuid, nullable=False),
+    Column("version_id", Uuid, nullable=False),
+    Column("version_number", Integer, nullable=False),
+    Column("workflow_name", Text, nullable=False),
+    Column("status", SmallInteger, nullable=False),
+    Column("version", BigInteger, nullable=False),  # raised by every commit: what in-memory copies are checked by
+    Column("sequence", BigInteger, nullable=False),  # number of the last event
+    Column("input", LargeBinary, nullable=False),
+    Column("output", LargeBinary),
+    Column("error", LargeBinary),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("model_calls", Integer, nullable=False),
+    Column("request_hash", LargeBinary),
+    Column("started_by", Uuid),
+    Column("traceparent", Text, nullable=False),
+    Column("timeout_seconds", Integer, nullable=False),
+    Column("created_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.now()),
+    _time("deadline_at", nullable=False),
+    _time("started_at"),
+    _time("finished_at"),
+    Index("runs_project_id_created_at_idx", "project_id", "created_at", "id"),
+    Index("runs_workflow_id_created_at_idx", "workflow_id", "created_at", "id"),
+    Index("runs_deadline_at_idx", "deadline_at", postgresql_where=text("status < 4")),
+    postgresql_with={"fillfactor": "70"},
+)
+
+# Queue, outbox, lease and result in one row for each node and item.
+node_executions = Table(
+    "node_executions",
+    metadata,
+    Column("run_id", Uuid, nullable=False),
+    Column("node_key", Text, nullable=False),
+    Column("item_path", Text, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("queue", Text, nullable=False),  # empty = inline
+    Column("status", SmallInteger, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("failures", Integer, nullable=False),
+    Column("claims", Integer, nullable=False),
+    Column("publications", SmallInteger, nullable=False),  # repeated wake-ups
+    Column("worker", Text, nullable=False),
+    Column("claim_id", Text, nullable=False),
+    Column("port", Text, nullable=False),
+    Column("input", LargeBinary),
+    Column("output", LargeBinary),
+    Column("error", LargeBinary),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("model_calls", Integer, nullable=False),
+    _time("due_at"),  # when the sweeper looks at it: next wake-up, end of the time-out, timer
+    _time("queued_at"),
+    _time("started_at"),
+    _time("finished_at"),
+    PrimaryKeyConstraint("run_id", "node_key", "item_path"),
+    Index("node_executions_open_idx", "status", "due_at", postgresql_where=text("status IN (2, 3, 4)")),
+    postgresql_with={"fillfactor": "70"},
+)
+
+# Events of one commit in one row: a JSON array, numbered from first_sequence.
+run_events = Table(
+    "run_events",
+    metadata,
+    Column("run_id", Uuid, nullable=False),
+    Column("first_sequence", BigInteger, nullable=False),
+    Column("events", LargeBinary, nullable=False),
+    Column("at", TIMESTAMP(timezone=True), nullable=False, server_default=func.now()),
+    PrimaryKeyConstraint("run_id", "first_sequence"),
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("host", Text, nullable=False),
+    Column("draining", SmallInteger, nullable=False),
+    _time("started_at", nullable=False),
+    _time("lease_until", nullable=False),
+)
