@@ -1,6 +1,7 @@
 """The one error that users of expressions meet, and the two signals inside an evaluation."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 EXCERPT_LENGTH = 80
 
@@ -43,6 +44,22 @@ class Refusal(Exception):
         super().__init__(sentence)
         self.reason = reason
         self.sentence = sentence
+
+
+class Place(NamedTuple):
+    """A part of an expression, turned into words only when something is wrong there."""
+
+    source: str
+    start: int
+    end: int
+
+    def __str__(self) -> str:
+        return f"`{excerpt(self.source, self.start, self.end)}`"
+
+
+def located(failure: Failure, place: Place) -> Failure:
+    """The same failure, saying in which part of the expression."""
+    return Failure(lambda: f"{place}: {failure.sentence()}", missing=failure.missing)
 
 
 def excerpt(text: str, start: int = 0, end: int | None = None) -> str:

@@ -19,14 +19,19 @@ MAX_MADE = 4 * 1024 * 1024
 """Characters of text and items of lists that one evaluation may make, results of sub-expressions included."""
 
 
+_NO_SLOTS: list[Any] = []
+
+
 class Frame:
     """What the closures of a program share while they run. `slots` hold the variables of macros."""
 
-    __slots__ = ("made", "slots", "variables", "work")
+    __slots__ = ("made", "searches", "slots", "variables", "work")
 
     def __init__(self, variables: Mapping[str, Any]) -> None:
         self.variables = variables
-        self.slots: list[Any] = []
+        self.slots: list[Any] = _NO_SLOTS
+        self.searches: dict[str, Any] | None = None
+        """Patterns that this evaluation has already fetched."""
         self.work = MAX_WORK
         self.made = MAX_MADE
 
@@ -43,8 +48,8 @@ class Frame:
         if self.made < 0:
             raise Refusal(
                 "EXPRESSION_OUTPUT_TOO_LARGE",
-                f"It makes more than {MAX_MADE:,} characters or list items on the way. Shorten the texts before joining "
-                "them, for example with `substring`.",
+                f"It makes more than {MAX_MADE:,} characters or list items on the way. Shorten the texts before they "
+                "are joined, for example with `substring`.",
             )
         if self.work < 0:
             raise out_of_work()
@@ -58,7 +63,7 @@ def out_of_work() -> Refusal:
     """The refusal of an evaluation that has spent its steps."""
     return Refusal(
         "EXPRESSION_TOO_COMPLEX",
-        f"It needs more than {MAX_WORK:,} steps with these values. Usually a list is too long for a macro (map, filter, "
-        "all, exists), or one macro stands in another: filter first, or use a `map` node, which runs over lists of any "
-        "length.",
+        f"It needs more than {MAX_WORK:,} steps with these values. Usually a list is too long for a macro (map, "
+        "filter, all, exists), or one macro stands in another: filter first, or use a `map` node, which takes lists "
+        "of any length.",
     )

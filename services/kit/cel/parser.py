@@ -172,7 +172,7 @@ class _Parser:
         entries: list[tuple[Node, Node]] = []
         while not self._is("}"):
             key = self._expression()
-            self._expect(":", "A map is written {\"name\": value, …}.")
+            self._expect(":", 'A map is written {"name": value, …}.')
             entries.append((key, self._expression()))
             if not self._is(","):
                 break
@@ -196,8 +196,8 @@ class _Parser:
         if self._nesting > MAX_NESTING:
             raise ExpressionError(
                 "EXPRESSION_TOO_COMPLEX",
-                f"Brackets nest deeper than {MAX_NESTING} levels. Split the expression over several `transform` values. "
-                f"It starts with `{excerpt(self._source)}`.",
+                f"Brackets nest deeper than {MAX_NESTING} levels. Split the expression over several `transform` "
+                f"values. It starts with `{excerpt(self._source)}`.",
                 position=self._token.start,
             )
         return self._expect(bracket, "")

@@ -7,7 +7,7 @@ from typing import Any
 
 from services.kit.cel.errors import Failure, Refusal
 from services.kit.cel.times import seconds_of, text_of_timestamp
-from services.kit.cel.values import TypeValue, type_name
+from services.kit.cel.values import TypeValue
 from services.kit.strict_json import MAX_DEPTH
 
 MAX_RESULT_BYTES = 1024 * 1024
@@ -16,8 +16,8 @@ MAX_RESULT_BYTES = 1024 * 1024
 MAX_RESULT_VALUES = 100_000
 """JSON values in a result."""
 
-_SHORT = frozenset({bool, type(None)})
 _CONVERTED = frozenset({datetime, timedelta, TypeValue})
+_KNOWN = _CONVERTED | {type(None), bool, int, float, str, list, dict}
 
 
 class Allowance:
@@ -56,7 +56,10 @@ class Allowance:
             raise Refusal("EXPRESSION_OUTPUT_TOO_LARGE", f"The result is over the limit of {MAX_RESULT_BYTES:,} bytes.")
 
     def _walk(self, value: Any) -> bool:
-        """Check a list or map level by level; True when something in it has to be converted."""
+        """Check a list or map level by level; True when something in it has to be converted.
+
+        A level is checked by a few passes at C speed, not value by value.
+        """
         level: list[Any] = [value]
         depth, convert = 0, False
         while level:
@@ -66,36 +69,34 @@ class Allowance:
             # Counted before the next level is gathered: shared parts may make a small value huge when written out.
             self._spend(len(level), 2 * len(level))
             kinds = set(map(type, level))
-            if str in kinds:
-                self._spend(0, sum(_text_size(item) for item in level if type(item) is str))
-            if int in kinds:
-                self._spend(0, sum(_int_size(item) for item in level if type(item) is int))
-            if float in kinds:
-                floats = [item for item in level if type(item) is float]
-                self._spend(0, 6 * len(floats))
-                if not all(map(isfinite, floats)):
-                    raise Failure("the result holds a number that is infinite or no number, which JSON does not know")
-            convert = convert or bool(kinds & _CONVERTED)
             if unknown := kinds - _KNOWN:
                 raise Failure(f"the result holds a {min(kind.__name__ for kind in unknown)}, which is not JSON")
-            level = self._children(level, kinds)
+            if str in kinds:
+                self._take_texts([item for item in level if type(item) is str])
+            if int in kinds:
+                self._spend(0, _int_size(*[item for item in level if type(item) is int]))
+            if float in kinds:
+                self._spend(0, _float_size([item for item in level if type(item) is float]))
+            convert = convert or not kinds.isdisjoint(_CONVERTED)
+            lists = [item for item in level if type(item) is list] if list in kinds else []
+            maps = [item for item in level if type(item) is dict] if dict in kinds else []
+            if sum(map(len, lists)) + sum(map(len, maps)) > self.values:
+                self._spend(self.values + 1, 0)
+            self._take_keys(list(chain.from_iterable(maps)))
+            level = list(chain(chain.from_iterable(lists), chain.from_iterable(map(dict.values, maps))))
         return convert
 
-    def _children(self, level: list[Any], kinds: set[type]) -> list[Any]:
-        parents = [item for item in level if type(item) is list or type(item) is dict] if kinds & _NESTING else []
-        if sum(map(len, parents)) > self.values:
-            self._spend(self.values + 1, 0)
-        for item in parents:
-            if type(item) is dict:
-                for key in item:
-                    if type(key) is not str:
-                        raise Failure(f"the result has a key that is {type_name(key)}; the keys of JSON are text")
-                    self._spend(0, _text_size(key))
-        return list(chain.from_iterable(item.values() if type(item) is dict else item for item in parents))
+    def _take_texts(self, texts: list[str]) -> None:
+        size = sum(map(len, texts))
+        if size > self.bytes:
+            self._spend(0, size)
+        self._spend(0, _text_size("".join(texts)))
 
-
-_NESTING = frozenset({list, dict})
-_KNOWN = _SHORT | _CONVERTED | _NESTING | {str, int, float}
+    def _take_keys(self, keys: list[Any]) -> None:
+        for kind in set(map(type, keys)):
+            if kind is not str:
+                raise Failure(f"the result has a key that is no text but {kind.__name__}")
+        self._take_texts(keys)
 
 
 def _text_size(text: str) -> int:
@@ -109,11 +110,17 @@ def _text_size(text: str) -> int:
         raise Failure("the result holds half a character (a lone surrogate)") from None
 
 
-def _int_size(value: int) -> int:
+def _int_size(*numbers: int) -> int:
     # orjson writes what fits into 64 bits, signed or unsigned.
-    if -(2**63) <= value < 2**64:
-        return 4
+    if min(numbers) >= -(2**63) and max(numbers) < 2**64:
+        return 4 * len(numbers)
     raise Failure("the result holds a whole number over 64 bits")
+
+
+def _float_size(numbers: list[float]) -> int:
+    if all(map(isfinite, numbers)):
+        return 8 * len(numbers)
+    raise Failure("the result holds a number that is infinite or no number, which JSON does not know")
 
 
 def _converted(value: Any) -> Any:

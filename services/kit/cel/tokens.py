@@ -30,12 +30,19 @@ _HINTS = {
     "=": "Two values are compared with `==`.",
     "&": "`and` is written `&&`.",
     "|": "`or` is written `||`; there are no pipes: write `f(x)` or `x.f()`.",
-    "`": "A field with unusual characters is read as `x[\"the-field\"]`.",
+    "`": 'A field with unusual characters is read as `x["the-field"]`.',
     "$": "Names are written without `$`.",
     "^": "Powers are not part of the language.",
     '"': "The text that starts here has no closing quote on its line.",
     "'": "The text that starts here has no closing quote on its line.",
 }
+
+_REFUSED = {
+    "bytes": "Bytes are not part of the language: JSON has none. Leave out the `b`.",
+    "unsigned": "Unsigned numbers are not part of the language. Leave out the `u`.",
+}
+_OPENING, _CLOSING = frozenset("([{"), frozenset(")]}")
+_SIMPLE = re.compile(r"[^{}\"'/]*")
 
 
 class Token(NamedTuple):
@@ -52,10 +59,12 @@ def tokenize(source: str) -> list[Token]:
     tokens: list[Token] = []
     position, length = 0, len(source)
     while position < length:
-        token = _next_token(source, position)
-        position = token.end
-        if token.kind != "space":
-            tokens.append(token)
+        match = _TOKEN.match(source, position)
+        if match is None or match.lastgroup in _REFUSED:
+            raise _refused(match, source, position)
+        position = match.end()
+        if match.lastgroup != "space":
+            tokens.append(Token(match.lastgroup or "", match.group(), match.start(), position))
     tokens.append(Token("end", "", length, length))
     return tokens
 
@@ -65,32 +74,32 @@ def find_end(text: str, start: int) -> int:
 
     Braces of map literals and anything inside quotes do not count. Raises ExpressionError for text that is no token.
     """
+    end = text.find("}}", start)
+    if end < 0 or _SIMPLE.fullmatch(text, start, end):
+        return end
     depth, position, length = 0, start, len(text)
     while position < length:
         if depth == 0 and text.startswith("}}", position):
             return position
-        token = _next_token(text, position)
-        position = token.end
-        if token.kind == "operator":
-            if token.text in "([{":
+        match = _TOKEN.match(text, position)
+        if match is None or match.lastgroup in _REFUSED:
+            raise _refused(match, text, position)
+        position = match.end()
+        if match.lastgroup == "operator":
+            if match.group() in _OPENING:
                 depth += 1
-            elif token.text in ")]}" and depth > 0:
+            elif match.group() in _CLOSING and depth > 0:
                 depth -= 1
     return -1
 
 
-def _next_token(source: str, position: int) -> Token:
-    match = _TOKEN.match(source, position)
+def _refused(match: re.Match[str] | None, source: str, position: int) -> ExpressionError:
     if match is None:
         character = source[position]
-        hint = _HINTS.get(character, "")
-        raise syntax_error(f"`{character}` is not understood here. {hint}".rstrip(), source, position)
-    kind = match.lastgroup or ""
-    if kind == "bytes":
-        raise syntax_error("Bytes are not part of the language: JSON has none. Leave out the `b`.", source, position)
-    if kind == "unsigned":
-        raise syntax_error("Unsigned numbers are not part of the language. Leave out the `u`.", source, position)
-    return Token(kind, match.group(), position, match.end())
+        problem = f"`{character}` is not understood here. {_HINTS.get(character, '')}".rstrip()
+    else:
+        problem = _REFUSED[match.lastgroup or ""]
+    return syntax_error(problem, source, position)
 
 
 def syntax_error(problem: str, source: str, position: int) -> ExpressionError:

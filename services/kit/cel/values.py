@@ -5,7 +5,6 @@ is a double), because JSON's authors do not tell 1 from 1.0; and a division of d
 no infinity.
 """
 
-import math
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -67,7 +66,7 @@ def equal(frame: Frame, left: Any, right: Any, depth: int = 0) -> bool:
         return False
     if depth == MAX_EQUALITY_DEPTH:
         raise Refusal("EXPRESSION_TOO_COMPLEX", f"Values nested deeper than {MAX_EQUALITY_DEPTH} levels are compared.")
-    frame.charge(len(left) + 1)
+    frame.charge(6 + 3 * len(left))
     if kind is list:
         return all(equal(frame, one, two, depth + 1) for one, two in zip(left, right, strict=True))
     return all(key in right and equal(frame, value, right[key], depth + 1) for key, value in left.items())
@@ -78,8 +77,12 @@ def contained(frame: Frame, item: Any, container: Any) -> bool:
     if type(container) is dict:
         return type(item) is str and item in container
     if type(container) is list:
+        if type(item) is str:
+            # Only text equals text, for CEL as for Python, which looks much faster.
+            frame.charge((len(container) >> 3) + len(container) * (len(item) >> 8))
+            return item in container
         for candidate in container:
-            frame.charge(1)
+            frame.charge(3)
             if equal(frame, item, candidate):
                 return True
         return False
@@ -196,13 +199,8 @@ def negate(value: Any) -> Any:
     raise Failure(lambda: f"`-` needs a number, this is {type_name(value)}")
 
 
-def truth(value: Any, role: str) -> bool:
-    """A bool as it is; anything else is refused: CEL knows no truthiness. `role` is the subject of the sentence."""
-    if value is True or value is False:
-        return bool(value)
-    raise Failure(lambda: f"{role} must be true or false, this is {type_name(value)}; compare it, as in `x != null`")
-
-
-def finite(value: float) -> bool:
-    """Whether JSON can hold a double."""
-    return math.isfinite(value)
+def not_boolean(value: Any, subject: object) -> Failure:
+    """The failure of something else where true or false is needed: CEL knows no truthiness."""
+    return Failure(
+        lambda: f"{subject} must be true or false, this is {type_name(value)}; compare it, as in `x != null`"
+    )
