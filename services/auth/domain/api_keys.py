@@ -77,7 +77,7 @@ class ApiKeys:
         require_same_request(earlier.request_hash, request)
         return earlier, self._secret(key_id, earlier.seed)
 
-    async def list(self, user_id: UUID, project_id: UUID, *, after: Place | None, limit: int) -> list[ApiKey]:
+    async def page(self, user_id: UUID, project_id: UUID, *, after: Place | None, limit: int) -> list[ApiKey]:
         """The user's keys in a project, newest first. Needs a member."""
         async with self._store.transaction() as transaction:
             await require_role(transaction, user_id, project_id, Role.VIEWER)

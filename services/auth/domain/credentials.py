@@ -57,7 +57,7 @@ class Credentials:
         require_same_request(earlier.request_hash, request)
         return earlier.credential
 
-    async def list(self, project_id: UUID, *, after: Place | None, limit: int) -> list[Credential]:
+    async def page(self, project_id: UUID, *, after: Place | None, limit: int) -> list[Credential]:
         """A project's credentials without their data, newest first."""
         async with self._store.transaction() as transaction:
             return await transaction.credentials(project_id, after=after, limit=limit)

@@ -64,7 +64,9 @@ class Passwords:
 
     async def hash(self, password: str) -> str:
         """The hash to store. Raises ResourceExhaustedError when too many wait."""
-        made = await self._in_pool(functools.partial(bcrypt.hashpw, self._prehash(password), bcrypt.gensalt(self._cost)))
+        made = await self._in_pool(
+            functools.partial(bcrypt.hashpw, self._prehash(password), bcrypt.gensalt(self._cost))
+        )
         return _VERSION + made.decode()
 
     async def matches(self, password: str, stored: str | None) -> bool:

@@ -39,7 +39,7 @@ class Projects:
                 require_same_request(project.request_hash, request or b"")
             return project
 
-    async def list(self, user_id: UUID, *, after: Place | None, limit: int) -> list[Project]:
+    async def page(self, user_id: UUID, *, after: Place | None, limit: int) -> list[Project]:
         """The user's projects, newest first."""
         async with self._store.transaction() as transaction:
             return await transaction.projects(user_id, after=after, limit=limit)

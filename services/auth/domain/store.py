@@ -56,7 +56,7 @@ class Accounts(Protocol):
         """A family; `just_rotated` within `grace_seconds` after the last rotation."""
 
     async def advance_family(self, user_id: UUID, family_id: UUID, *, counter: int, idle_days: int) -> bool:
-        """Raise the counter from `counter` by one, if it is that and the family is live. One of many callers succeeds."""
+        """Raise the counter from `counter` by one, if it is that and the family lives. One of many callers succeeds."""
 
     async def revoke_family(self, user_id: UUID, family_id: UUID) -> bool:
         """End a family; False when there is none or it had ended."""
