@@ -48,7 +48,10 @@ class Nats:
         """Write the configuration and return how the server is run."""
         self._folder.mkdir(mode=0o700, exist_ok=True)
         config = self._folder / "nats.conf"
-        write_private(config, json.dumps(self._config(), indent=1))
+        content = server_config(
+            listen=f"127.0.0.1:{self._port}", store_dir=str(self._folder), passwords=self._passwords
+        )
+        write_private(config, json.dumps(content, indent=1))
         return Program(
             service="nats",
             argv=(str(_binary()), "--config", str(config)),
@@ -57,30 +60,6 @@ class Nats:
             probe=self._answers,
             facts={"url": self.url("executor")},
         )
-
-    def _config(self) -> dict[str, Any]:
-        """The server's configuration, whose format includes JSON."""
-        return {
-            "listen": f"127.0.0.1:{self._port}",
-            "server_name": f"headrace-{self._port}",
-            "max_payload": 8 * 1024 * 1024,
-            "jetstream": {
-                "store_dir": str(self._folder),
-                # Wake-ups are small, and lost ones are sent again.
-                "max_memory_store": 256 * 1024 * 1024,
-                "max_file_store": 2 * 1024**3,
-            },
-            "authorization": {
-                "users": [
-                    self._user("executor", publishes=_EXECUTOR_SUBJECTS, hears=_EXECUTOR_SUBJECTS),
-                    self._user("worker", publishes=_WORKER_PUBLISHES, hears=_WORKER_HEARS),
-                ]
-            },
-        }
-
-    def _user(self, name: str, *, publishes: list[str], hears: list[str]) -> dict[str, Any]:
-        permissions = {"publish": {"allow": publishes}, "subscribe": {"allow": hears}}
-        return {"user": name, "password": self._passwords[name], "permissions": permissions}
 
     async def _answers(self) -> None:
         """Log in and exchange PING and PONG (the NATS client protocol, docs.nats.io)."""
@@ -96,6 +75,36 @@ class Nats:
             writer.close()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
+
+
+def server_config(*, listen: str, store_dir: str, passwords: Mapping[str, str]) -> dict[str, Any]:
+    """Return a configuration with JetStream and both users; the server's format includes JSON.
+
+    Args:
+        passwords: of `executor` and `worker`.
+    """
+
+    def user(name: str, publishes: list[str], hears: list[str]) -> dict[str, Any]:
+        permissions = {"publish": {"allow": publishes}, "subscribe": {"allow": hears}}
+        return {"user": name, "password": passwords[name], "permissions": permissions}
+
+    return {
+        "listen": listen,
+        "server_name": "headrace",
+        "max_payload": 8 * 1024 * 1024,
+        "jetstream": {
+            "store_dir": store_dir,
+            # Wake-ups are small, and lost ones are sent again.
+            "max_memory_store": 256 * 1024 * 1024,
+            "max_file_store": 2 * 1024**3,
+        },
+        "authorization": {
+            "users": [
+                user("executor", publishes=_EXECUTOR_SUBJECTS, hears=_EXECUTOR_SUBJECTS),
+                user("worker", publishes=_WORKER_PUBLISHES, hears=_WORKER_HEARS),
+            ]
+        },
+    }
 
 
 def _binary() -> Path:

@@ -13,6 +13,7 @@ import contextlib
 import fcntl
 import json
 import os
+import secrets
 import shutil
 import signal
 import sys
@@ -21,14 +22,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from deploy.local import services
-from deploy.local.backends import Backends, GivenBackends
 from deploy.local.files import write_private
 from deploy.local.home import Home
-from deploy.local.leftovers import stop_leftovers
-from deploy.local.ports import Ports
-from deploy.local.secrets import Secrets
-from deploy.local.supervisor import Supervisor
+from deploy.local.nats import server_config
+from tests.support.servers import embedded_servers
 
 READY_FILE = "backends.json"
 USERS_FILE = "users"
@@ -38,44 +35,42 @@ async def main(folder: Path) -> None:
     """Serve until nobody uses the servers any more, or until SIGTERM."""
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    backend = os.environ.get("HEADRACE_TEST_BACKEND", "embedded")
-    async with _containers() if backend == "containers" else embedded_servers(folder) as ready:
+    servers = _containers if os.environ.get("HEADRACE_TEST_BACKEND") == "containers" else _embedded
+    async with servers(folder) as ready:
         write_private(folder / READY_FILE, json.dumps(ready))
         await _until_unused(folder / USERS_FILE, stop)
     shutil.rmtree(folder, ignore_errors=True)
 
 
 @asynccontextmanager
-async def embedded_servers(folder: Path) -> AsyncIterator[dict[str, object]]:
-    """Run the servers from the wheels, supervised as in the local stack; yields their URLs and process ids."""
+async def _embedded(folder: Path) -> AsyncIterator[dict[str, object]]:
+    """Run the servers from the wheels; yields their URLs and process ids."""
     with contextlib.closing(Home(folder)) as home:
-        stop_leftovers(home.path)
-        secrets = Secrets(home.path / "secrets.json", has_data=(home.path / "postgres" / "data").exists())
-        ports = Ports(home.path / "ports.json")
-        supervisor = Supervisor(lambda _: None)
-        backends = Backends(home, secrets, ports, GivenBackends())
-        try:
-            await backends.start(supervisor, services.base_environment(os.environ, home), print)
+        async with embedded_servers(home) as servers:
             yield {
-                "postgres_url": backends.postgres_url,
-                "nats_urls": backends.nats_urls,
-                "pids": {process.program.service: process.pid for process in supervisor.processes},
+                "postgres_url": servers.postgres_url,
+                "nats_urls": servers.nats_urls,
+                "pids": {process.program.service: process.pid for process in servers.supervisor.processes},
             }
-        finally:
-            await supervisor.stop()
-            backends.close()
-            ports.close()
 
 
 @asynccontextmanager
-async def _containers() -> AsyncIterator[dict[str, object]]:
-    """Run the servers in containers; NATS there has no users, so both URLs are one."""
+async def _containers(folder: Path) -> AsyncIterator[dict[str, object]]:
+    """Run the servers in containers, NATS with the users it has in the local stack."""
     from testcontainers.nats import NatsContainer  # noqa: PLC0415 - needs Docker
     from testcontainers.postgres import PostgresContainer  # noqa: PLC0415 - needs Docker
 
-    with PostgresContainer("postgres:18", driver=None) as postgres, NatsContainer("nats:2", jetstream=True) as nats:
-        nats_url = nats.nats_uri()
-        urls = {"executor": nats_url, "worker": nats_url}
+    passwords = {"executor": secrets.token_urlsafe(), "worker": secrets.token_urlsafe()}
+    config = server_config(listen="0.0.0.0:4222", store_dir="/tmp/jetstream", passwords=passwords)  # noqa: S108 - the container's own
+    (folder / "nats.conf").write_text(json.dumps(config))
+    with (
+        PostgresContainer("postgres:18", driver=None) as postgres,
+        NatsContainer("nats:2")
+        .with_volume_mapping(folder / "nats.conf", "/etc/headrace.conf")
+        .with_command("--config /etc/headrace.conf") as nats,
+    ):
+        address = nats.nats_uri().removeprefix("nats://")
+        urls = {user: f"nats://{user}:{password}@{address}" for user, password in passwords.items()}
         yield {"postgres_url": postgres.get_connection_url(), "nats_urls": urls, "pids": {}}
 
 

@@ -10,27 +10,23 @@ from nats.errors import Error as NatsError
 from nats.js.api import StreamConfig
 
 from deploy.local import databases
+from deploy.local.home import Home
 from tests.support import backends
+from tests.support.servers import embedded_servers
 from tests.support.waiting import await_until
 
 
-async def test_postgres_keeps_what_it_has_answered(postgres_server: str) -> None:
-    connection = await asyncpg.connect(postgres_server)
-    try:
-        shown = {name: await connection.fetchval(f"SHOW {name}") for name in ("fsync", "synchronous_commit")}
-        addresses = await connection.fetchval("SHOW listen_addresses")
-    finally:
+async def test_postgres_keeps_what_it_has_answered_and_asks_everybody_for_a_password(home: Home) -> None:
+    async with embedded_servers(home) as servers:
+        connection = await asyncpg.connect(servers.postgres_url)
+        names = ("fsync", "synchronous_commit", "full_page_writes", "listen_addresses")
+        shown = {name: await connection.fetchval(f"SHOW {name}") for name in names}
         await connection.close()
+        guess = databases.url_with(servers.postgres_url, database="postgres", user="postgres", password="guess")
+        with pytest.raises(asyncpg.InvalidPasswordError):
+            await asyncpg.connect(guess)
 
-    assert shown == {"fsync": "on", "synchronous_commit": "on"}
-    assert addresses == ""
-
-
-async def test_postgres_lets_nobody_in_without_the_password(postgres_server: str) -> None:
-    url = databases.url_with(postgres_server, database="postgres", user="postgres", password="guess")
-
-    with pytest.raises(asyncpg.InvalidPasswordError):
-        await asyncpg.connect(url)
+    assert shown == {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on", "listen_addresses": ""}
 
 
 async def test_roles_create_schemas_of_their_own_and_see_nothing_of_others() -> None:

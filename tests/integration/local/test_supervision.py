@@ -8,8 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,6 @@ import psutil
 import pytest
 
 from deploy.local import databases, services
-from deploy.local.backends import Backends, GivenBackends
 from deploy.local.errors import ProcessFailedError, StackError
 from deploy.local.home import Home
 from deploy.local.leftovers import marked, stop_leftovers
@@ -27,42 +24,10 @@ from deploy.local.processes import KeptProcess, Program, State, run_to_end
 from deploy.local.secrets import Secrets
 from deploy.local.supervisor import Supervisor
 from tests.support.backend_host import READY_FILE, USERS_FILE
+from tests.support.servers import embedded_servers
 from tests.support.waiting import await_until
 
 _ROOT = Path(__file__).resolve().parents[3]
-
-
-class Servers:
-    """PostgreSQL and NATS under a supervisor of this test's own."""
-
-    def __init__(self, supervisor: Supervisor, backends: Backends) -> None:
-        self.supervisor = supervisor
-        self.backends = backends
-
-    def process(self, service: str) -> KeptProcess:
-        return next(each for each in self.supervisor.processes if each.program.service == service)
-
-
-@asynccontextmanager
-async def servers(home: Home) -> AsyncIterator[Servers]:
-    secrets = Secrets(home.path / "secrets.json", has_data=(home.path / "postgres" / "data").exists())
-    ports = Ports(home.path / "ports.json")
-    supervisor = Supervisor(lambda _: None)
-    backends = Backends(home, secrets, ports, GivenBackends())
-    try:
-        await backends.start(supervisor, services.base_environment(os.environ, home), print)
-        yield Servers(supervisor, backends)
-    finally:
-        await supervisor.stop()
-        backends.close()
-        ports.close()
-
-
-@pytest.fixture
-async def home(tmp_path: Path) -> AsyncIterator[Home]:
-    home = Home(tmp_path / "home")
-    yield home
-    home.close()
 
 
 def program(home: Home, *argv: str, service: str = "auth", **more: Any) -> Program:
@@ -79,8 +44,8 @@ async def never_healthy() -> None:
 
 
 async def test_killed_servers_come_back_with_what_they_had_committed(home: Home) -> None:
-    async with servers(home) as running:
-        url = databases.url_with(running.backends.postgres_url, database=databases.DATABASE)
+    async with embedded_servers(home) as running:
+        url = databases.url_with(running.postgres_url, database=databases.DATABASE)
         connection = await asyncpg.connect(url)
         await connection.execute("CREATE TABLE kept (value integer)")
         await connection.execute("INSERT INTO kept VALUES (42)")
@@ -102,22 +67,22 @@ def is_back(process: KeptProcess, killed_pid: int | None) -> bool:
 
 
 async def test_a_home_keeps_its_data_and_ports_across_starts(home: Home) -> None:
-    async with servers(home) as running:
-        nats_url = running.backends.nats_urls
-        connection = await asyncpg.connect(running.backends.postgres_url)
+    async with embedded_servers(home) as running:
+        nats_url = running.nats_urls
+        connection = await asyncpg.connect(running.postgres_url)
         await connection.execute("CREATE TABLE kept (value integer)")
         await connection.close()
-    async with servers(home) as running:
-        assert running.backends.nats_urls == nats_url
-        connection = await asyncpg.connect(running.backends.postgres_url)
+    async with embedded_servers(home) as running:
+        assert running.nats_urls == nats_url
+        connection = await asyncpg.connect(running.postgres_url)
         assert await connection.fetchval("SELECT count(*) FROM kept") == 0
         await connection.close()
 
 
 async def test_a_stopped_stack_leaves_no_process_and_no_socket(home: Home) -> None:
-    async with servers(home) as running:
+    async with embedded_servers(home) as running:
         pids = [process.pid for process in running.supervisor.processes]
-        socket_folder = running.backends.postgres_url.partition("?host=")[2]
+        socket_folder = running.postgres_url.partition("?host=")[2]
         assert os.listdir(socket_folder)
 
     assert not [pid for pid in pids if pid is not None and psutil.pid_exists(pid)]
@@ -164,12 +129,12 @@ def is_running(pid: int) -> bool:
 
 
 async def test_the_next_start_stops_a_database_server_that_was_left_running(home: Home) -> None:
-    async with servers(home) as running:
+    async with embedded_servers(home) as running:
         wanted = running.process("postgres").program
     left = leave_running(wanted)
     await await_until((home.path / "postgres" / "data" / "postmaster.pid").exists)
 
-    async with servers(home) as running:
+    async with embedded_servers(home) as running:
         left.wait()
         assert running.process("postgres").is_ready
 
@@ -198,11 +163,11 @@ def test_the_next_start_stops_what_carries_the_homes_mark_and_nothing_else(home:
 
 
 async def test_a_postmaster_file_with_a_strangers_number_does_not_hinder(home: Home) -> None:
-    async with servers(home):
+    async with embedded_servers(home):
         pass
     write_postmaster_file(home, pid=os.getppid())  # alive, and not a database server
 
-    async with servers(home) as running:
+    async with embedded_servers(home) as running:
         assert running.process("postgres").is_ready
 
 
