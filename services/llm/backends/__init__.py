@@ -1,0 +1,1 @@
+"""The outside world: inference servers, and models loaded by this service."""

@@ -1,0 +1,1 @@
+"""What generating and embedding mean here, whoever does it."""
