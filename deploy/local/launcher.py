@@ -13,6 +13,7 @@ from typing import Any
 from deploy.local.console import StackConsole
 from deploy.local.errors import StackError
 from deploy.local.home import Home
+from deploy.local.leftovers import stop_leftovers
 from deploy.local.options import Options, parse_options
 from deploy.local.stack import Stack
 
@@ -33,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 async def _launch(options: Options, console: StackConsole) -> int:
     with contextlib.closing(Home(options.home)) as home:
+        if await asyncio.to_thread(stop_leftovers, home.path):  # first, for they hold the ports
+            console.say("Stopped what an earlier launcher had left running.")
         stack = Stack(home, options.settings, console)
         stop = _stop_signals(stack, console)
         try:

@@ -168,8 +168,7 @@ class KeptProcess:
     async def stop(self) -> None:
         """Stop the process: its signal, then SIGKILL after its grace. Safe to call again."""
         self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
+        await asyncio.wait({self._task})
         if self._process is not None:
             await _end(self._process, self.program)
             self._process = None
@@ -186,7 +185,7 @@ class KeptProcess:
             self._healthy_since = None
             try:
                 self.last_exit = await self._run_once()
-            except StackError as error:
+            except (StackError, OSError) as error:  # no start at all, for lack of memory perhaps
                 self.last_exit = str(error)
             self.exits += 1
             if self._healthy_since is None:

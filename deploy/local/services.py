@@ -62,6 +62,15 @@ class Wiring:
     def count(self, service: str) -> int:
         return self.replicas.get(service, 1)
 
+    def database_url(self, service: str) -> str:
+        """The URL of a service's database with its own role."""
+        return databases.url_with(
+            self.postgres_url,
+            database=databases.DATABASE,
+            user=databases.role_of(service),
+            password=self.secrets[f"postgres_{service}_password"],
+        )
+
     @property
     def receiver_port(self) -> int:
         """Where the sample's receiver listens; the one private address that workers may always reach."""
@@ -90,8 +99,8 @@ def service_programs(wiring: Wiring, names: Iterable[str]) -> list[Program]:
     return [_program(wiring, service, replica) for service in names for replica in range(wiring.count(service))]
 
 
-def migration_programs(wiring: Wiring) -> list[Program]:
-    """Return the programs that bring each schema up to date; they may run at the same time."""
+def migration_programs(wiring: Wiring, names: Iterable[str]) -> list[Program]:
+    """Return the programs that bring these services' schemas up to date; they may run at the same time."""
     return [
         Program(
             service=f"{service}-migrate",
@@ -99,7 +108,7 @@ def migration_programs(wiring: Wiring) -> list[Program]:
             env=_environment(wiring, service, 0),
             log=wiring.home.log(f"{service}-migrate"),
         )
-        for service in databases.STATEFUL_SERVICES
+        for service in names
     ]
 
 
@@ -134,12 +143,7 @@ def _environment(wiring: Wiring, service: str, replica: int) -> dict[str, str]:
         addresses = ",".join(wiring.address(target, number) for number in range(wiring.count(target)))
         env[f"HEADRACE_{target.upper()}_TARGET"] = f"ipv4:{addresses}"
     if service in databases.STATEFUL_SERVICES:
-        env[f"{prefix}_POSTGRES_URL"] = databases.url_with(
-            wiring.postgres_url,
-            database=databases.DATABASE,
-            user=databases.role_of(service),
-            password=wiring.secrets[f"postgres_{service}_password"],
-        )
+        env[f"{prefix}_POSTGRES_URL"] = wiring.database_url(service)
     if service in wiring.nats_urls:
         env["HEADRACE_NATS_URL"] = wiring.nats_urls[service]
     if service != "worker":

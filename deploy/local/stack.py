@@ -12,13 +12,14 @@ from deploy.local import services
 from deploy.local.admin import register_admin
 from deploy.local.backends import Backends, GivenBackends
 from deploy.local.console import StackConsole
+from deploy.local.databases import STATEFUL_SERVICES
 from deploy.local.errors import StackError
 from deploy.local.health import GrpcHealth, HttpReadiness
 from deploy.local.home import Home
 from deploy.local.info import StackInfo
-from deploy.local.leftovers import stop_leftovers
 from deploy.local.ports import Ports, is_free
 from deploy.local.processes import KeptProcess, State, run_to_end
+from deploy.local.schemas import services_to_migrate
 from deploy.local.secrets import ADMIN_EMAIL, Secrets
 from deploy.local.state import write_stack_file
 from deploy.local.supervisor import Supervisor, together
@@ -79,8 +80,6 @@ class Stack:
         """
         begun = time.monotonic()
         self._write_state()
-        if await asyncio.to_thread(stop_leftovers, self._home.path):
-            self._console.say("Stopped what an earlier launcher had left running.")
         with self._console.starting():
             await self._start_processes()
         secret = self._secrets["admin_password"]
@@ -120,8 +119,10 @@ class Stack:
             env = services.base_environment(wiring.environ, self._home)
             async with self._within(START_TIMEOUT):
                 await self._backends.start(self._supervisor, env, self._console.say)
-        with self._step("migrations"):
-            await together(run_to_end(each, MIGRATION_TIMEOUT) for each in services.migration_programs(wiring))
+        with self._step("schemas"):
+            behind = await services_to_migrate({name: wiring.database_url(name) for name in STATEFUL_SERVICES})
+            programs = services.migration_programs(wiring, behind)
+            await together(run_to_end(program, MIGRATION_TIMEOUT) for program in programs)
         late = [name for name in services.SERVICES if name not in early]
         self._supervisor.keep(services.service_programs(wiring, late))
         async with self._within(START_TIMEOUT):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -12,8 +12,10 @@ from deploy.local.errors import StackError
 from deploy.local.home import Home
 from deploy.local.options import parse_options
 from deploy.local.ports import Ports
+from deploy.local.schemas import services_to_migrate
 from deploy.local.secrets import Secrets
 from deploy.local.services import Wiring, migration_programs, service_programs
+from tests.support import backends
 
 _GIVEN = {
     "HEADRACE_LOG_LEVEL": "debug",
@@ -101,10 +103,21 @@ def test_default_models_are_files_that_exist(wiring: Wiring) -> None:
     assert (Path(env["HEADRACE_LLM_DEFAULT_EMBEDDING_DIR"]) / "model.safetensors").exists()
 
 
-def test_services_with_a_schema_are_migrated(wiring: Wiring) -> None:
-    commands = {program.argv[-2:] for program in migration_programs(wiring)}
+def test_a_migration_runs_the_services_own_command_with_its_own_role(wiring: Wiring) -> None:
+    (program,) = migration_programs(wiring, ["vector"])
 
-    assert commands == {(f"services.{name}.main", "migrate") for name in ("auth", "workflows", "executor", "vector")}
+    assert program.argv[-2:] == ("services.vector.main", "migrate")
+    assert program.env["HEADRACE_VECTOR_POSTGRES_URL"].startswith("postgresql://headrace_vector:")
+
+
+async def test_a_schema_is_migrated_when_it_is_behind_and_left_alone_when_not(
+    database: Callable[[str], Awaitable[str]],
+) -> None:
+    empty = await backends.empty_database()
+
+    assert await services_to_migrate({"auth": empty}) == ["auth"]
+    assert await services_to_migrate({"auth": await database("auth")}) == []
+    await backends.drop_database(empty)
 
 
 def test_replicas_and_home_are_chosen_on_the_command_line() -> None:
