@@ -164,17 +164,17 @@ class GrpcServer:
         self,
         *,
         listen: str,
-        tokens: CallerTokens,
+        tokens: CallerTokens | None,
         service_names: Iterable[str],
         grant_methods: Iterable[str] = (),
     ) -> None:
         """Make the server; register servicers on `.server` before `start`.
 
-        `service_names` are the full names for reflection. `grant_methods` are the paths (`/pkg.Service/Method`) that a
-        worker's grant may call.
+        `tokens` None = no services but health. `service_names` are the full names for reflection. `grant_methods` are
+        the paths (`/pkg.Service/Method`) that a worker's grant may call.
         """
         self.server = grpc.aio.server(
-            interceptors=(_Guard(tokens, frozenset(grant_methods)),),
+            interceptors=(_Guard(tokens, frozenset(grant_methods)),) if tokens else (),
             options=(
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),

@@ -1,8 +1,8 @@
 """Group commit: transitions of many runs, decided in memory, written in one transaction.
 
 Each run belongs to one lane; a lane takes what has queued up while its last commit was under way, applies it to the
-runs' states, and commits all of it at once. Nobody waits for a batch to fill: an idle lane commits a single transition at
-once. A run that another executor has moved meanwhile is read again and its transitions are repeated.
+runs' states, and commits all of it at once. Nobody waits for a batch to fill: an idle lane commits a single transition
+at once. A run that another executor has moved meanwhile is read again and its transitions are repeated.
 """
 
 import asyncio

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from uuid import UUID
 
 from services.executor.domain.committer import Committer, RunExistsError
@@ -27,20 +27,30 @@ _EVENT_PAGE = 500
 _POLL_SECONDS = 1.0
 """How often a watcher looks by itself, in case a notice was lost."""
 
-WatchRun = Callable[[UUID], AbstractAsyncContextManager[Watch]]
-"""Watches a run wherever it is executed."""
+WatchHere = Callable[[UUID], AbstractContextManager[Watch]]
+"""Watches a run in this process only: enough for a caller who also looks once a second."""
+WatchEverywhere = Callable[[UUID], AbstractAsyncContextManager[Watch]]
+"""Watches a run whichever executor moves it, tokens included."""
 
 
 class Runs:
     """Use cases of runs. Every method takes the caller's project; a run of another one is RunNotFoundError."""
 
     def __init__(
-        self, store: RunStore, versions: Versions, committer: Committer, watch: WatchRun, *, max_run_seconds: int
+        self,
+        store: RunStore,
+        versions: Versions,
+        committer: Committer,
+        watch_here: WatchHere,
+        watch_everywhere: WatchEverywhere,
+        *,
+        max_run_seconds: int,
     ) -> None:
         self._store = store
         self._versions = versions
         self._committer = committer
-        self._watch = watch
+        self._watch_here = watch_here
+        self._watch_everywhere = watch_everywhere
         self._max_run_seconds = max_run_seconds
 
     async def start(
@@ -79,7 +89,7 @@ class Runs:
         def make() -> RunState:
             return _new_state(run_id, version, input_json, traceparent)
 
-        async with self._watch(run_id) as watch:
+        with self._watch_here(run_id) as watch:
             try:
                 await self._committer.submit_new(run_id, new, make, decide.start, lambda _, __: None)
             except RunExistsError:
@@ -117,7 +127,7 @@ class Runs:
 
         Nothing is left out and nothing comes twice, whichever executor moves the run. Tokens come only live.
         """
-        async with self._watch(run_id) as watch:
+        async with self._watch_everywhere(run_id) as watch:
             ended = False
             while True:
                 watch.moved.clear()

@@ -1,4 +1,4 @@
-"""Versions in the form the engine runs: resolved by the workflows service once, kept here for the runs that use them."""
+"""Versions in the form the engine runs: resolved by the workflows service once, kept here for their runs."""
 
 import asyncio
 from collections import OrderedDict

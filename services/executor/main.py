@@ -1,0 +1,111 @@
+"""The executor process: `python -m services.executor.main [serve|migrate]`."""
+
+import asyncio
+import sys
+from contextlib import AsyncExitStack
+from functools import partial
+
+import structlog
+from headrace.executor.v1.executor_service_pb2_grpc import add_ExecutorServiceServicer_to_server
+
+from services.executor.domain.committer import Committer
+from services.executor.domain.jobs import Jobs
+from services.executor.domain.runs import Runs
+from services.executor.domain.sweeper import Sweeper
+from services.executor.domain.versions import Versions
+from services.executor.domain.watchers import Watchers
+from services.executor.engine.graph import NodeKind
+from services.executor.handlers.registry import catalogue
+from services.executor.settings import PeerSettings, Settings
+from services.executor.storage.postgres import PostgresRunStore
+from services.executor.transport.bus import Bus, StreamKeeper
+from services.executor.transport.convert import graph_from_definition
+from services.executor.transport.grpc import SERVICE_NAME, ExecutorServicer
+from services.executor.transport.tables_grpc import GRANT_METHODS as TABLE_GRANT_METHODS
+from services.executor.transport.tables_grpc import SERVICE_NAME as TABLES_SERVICE_NAME
+from services.executor.transport.tables_grpc import add_table_service
+from services.executor.transport.workers import WorkerTransport
+from services.executor.transport.workflows import GrpcWorkflows
+from services.kit import nats
+from services.kit.grpc_server import GrpcServer
+from services.kit.identity import CallerTokens
+from services.kit.ids import new_id
+from services.kit.lifecycle import run, serve_metrics
+from services.kit.postgres import open_pool
+from services.kit.settings import InternalKeySettings, decode_key
+
+log = structlog.get_logger(__name__)
+
+
+async def serve(stack: AsyncExitStack) -> None:
+    """Build the executor from the environment and start it; the stack stops it in reverse."""
+    settings, peers = Settings(), PeerSettings()
+    tokens = CallerTokens(decode_key(InternalKeySettings().internal_key))
+    serve_metrics(settings.metrics_listen)
+    executor_id = str(new_id())
+    node_types = catalogue()
+    kinds = {
+        name: NodeKind(kind.inline, kind.queue, kind.default_timeout_seconds, kind.expression_fields)
+        for name, kind in node_types.items()
+    }
+    server = GrpcServer(
+        listen=settings.listen,
+        tokens=tokens,
+        service_names=(SERVICE_NAME, TABLES_SERVICE_NAME),
+        grant_methods=TABLE_GRANT_METHODS,
+    )
+    pool = await open_pool(settings.postgres_url.get_secret_value(), size=settings.lanes + 6)
+    stack.push_async_callback(pool.close)
+    store = PostgresRunStore(pool)
+    workflows = GrpcWorkflows(peers.workflows_target, tokens.for_service("executor"))
+    stack.push_async_callback(workflows.close)
+    versions = Versions(store, workflows, partial(graph_from_definition, kinds=kinds))
+    watchers = Watchers()
+    bus = Bus(executor_id, watchers)
+    committer = Committer(store, versions, bus, lanes=settings.lanes)
+    runs = Runs(store, versions, committer, watchers.watch, bus.watch, max_run_seconds=settings.max_run_seconds)
+
+    add_ExecutorServiceServicer_to_server(ExecutorServicer(runs, store, node_types), server.server)
+    add_table_service(server.server, pool)
+    await server.start()
+
+    client = await nats.connect(peers.nats_url.get_secret_value(), name="headrace-executor")
+    stack.push_async_callback(client.close)
+    bus.use(client)
+    queues = sorted({kind.queue for kind in kinds.values() if not kind.inline})
+    keeper = StreamKeeper(client, store, queues)
+    await keeper.check()
+    committer.start()
+    stack.push_async_callback(committer.stop)
+    workers = WorkerTransport(client, Jobs(store, committer, lease_seconds=settings.lease_seconds), tokens, executor_id)
+    await workers.start()
+    stack.push_async_callback(workers.stop)
+    sweeper = Sweeper(store, committer, bus, interval=settings.sweep_seconds, lease_seconds=settings.lease_seconds)
+    sweeper.start()
+    stack.push_async_callback(sweeper.stop)
+    keeping = asyncio.create_task(keeper.run())
+    stack.callback(keeping.cancel)
+    stack.push_async_callback(server.stop)
+    await server.set_healthy(True)
+    log.info("executor_ready", executor_id=executor_id)
+
+
+def migrate_schema() -> None:
+    """Bring the executor's schemas to their newest revision."""
+    from services.executor.storage import migrations  # noqa: PLC0415 - Alembic is imported only to migrate
+    from services.kit.migrate import migrate  # noqa: PLC0415
+
+    url = Settings(listen="").postgres_url.get_secret_value()  # the address is not used
+    migrate(url, schema="executor", migrations=migrations)
+
+
+def main() -> None:
+    """Command line."""
+    if sys.argv[1:] == ["migrate"]:
+        migrate_schema()
+    else:
+        run("executor", serve)
+
+
+if __name__ == "__main__":
+    main()

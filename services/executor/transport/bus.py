@@ -1,0 +1,128 @@
+"""NATS as the executor uses it: wake-ups out, notices about runs out and in."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from uuid import UUID
+
+import structlog
+from headrace.executor.v1 import worker_pb2
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+
+from services.executor.domain.model import NodeRef
+from services.executor.domain.store import RunStore
+from services.executor.domain.watchers import Watch, Watchers
+from services.executor.engine.state import RunState
+from services.executor.transport import streams
+from services.executor.transport.convert import ref_to_proto
+from services.kit.errors import DomainError
+
+log = structlog.get_logger(__name__)
+
+_CHECK_SECONDS = 2.0
+
+
+class Bus:
+    """Announces commits and watches runs. Implements Announcer and WakeupBus: neither blocks nor raises.
+
+    Publishing does not wait for an acknowledgement: a wake-up that is lost is published again by the sweep.
+    """
+
+    def __init__(self, executor_id: str, watchers: Watchers) -> None:
+        self.executor_id = executor_id
+        self._watchers = watchers
+        self._client: Client | None = None
+        self._outgoing: list[tuple[str, bytes]] = []
+        self._flushing: asyncio.Task[None] | None = None
+
+    def use(self, client: Client) -> None:
+        """Publish by this connection."""
+        self._client = client
+
+    def announce(self, state: RunState, ready: Sequence[int]) -> None:
+        """See Announcer."""
+        for position in ready:
+            node = state.graph.nodes[position]
+            if node.kind is not None:
+                self.publish(NodeRef(state.run_id, node.key), node.kind.queue)
+        ended = state.is_terminal
+        self._watchers.notify(state.run_id, ended=ended)
+        moved = worker_pb2.RunMoved(last_sequence=state.sequence, ended=ended)
+        self._send(streams.run_subject(state.run_id, streams.MOVED), moved.SerializeToString())
+
+    def publish(self, ref: NodeRef, queue: str) -> None:
+        """See WakeupBus."""
+        wakeup = worker_pb2.Wakeup(job=ref_to_proto(ref), executor_id=self.executor_id)
+        self._send(streams.jobs_subject(queue), wakeup.SerializeToString())
+
+    def _send(self, subject: str, data: bytes) -> None:
+        self._outgoing.append((subject, data))
+        if self._flushing is None:
+            self._flushing = asyncio.create_task(self._flush())
+
+    async def _flush(self) -> None:
+        try:
+            while self._outgoing:
+                outgoing, self._outgoing = self._outgoing, []
+                if self._client is None or not self._client.is_connected:
+                    # The sweep publishes what is still ready when NATS is back.
+                    continue
+                try:
+                    for subject, data in outgoing:
+                        await self._client.publish(subject, data)
+                except NatsError as error:
+                    log.warning("publish_failed", messages=len(outgoing), error=repr(error))
+        finally:
+            self._flushing = None
+
+    @asynccontextmanager
+    async def watch(self, run_id: UUID) -> AsyncIterator[Watch]:
+        """Watch a run that any executor may move, tokens included."""
+        with self._watchers.watch(run_id) as watch:
+            subscription = None
+            if self._client is not None:
+                subscription = await self._client.subscribe(streams.run_subject(run_id, "*"), cb=_listener(watch))
+            try:
+                yield watch
+            finally:
+                if subscription is not None:
+                    try:
+                        await subscription.unsubscribe()
+                    except NatsError as error:
+                        log.info("unsubscribe_failed", error=repr(error))
+
+
+def _listener(watch: Watch):  # type: ignore[no-untyped-def]  # a callback of nats-py
+    async def hear(message: Msg) -> None:
+        if message.subject.endswith(streams.TOKEN):
+            watch.add_token(message.data)
+        else:
+            watch.notify(ended=worker_pb2.RunMoved.FromString(message.data).ended)
+
+    return hear
+
+
+class StreamKeeper:
+    """Keeps the stream declared. When NATS has lost it, every ready node execution is published again."""
+
+    def __init__(self, client: Client, store: RunStore, queues: list[str]) -> None:
+        self._jetstream = client.jetstream(timeout=2)
+        self._store = store
+        self._queues = queues
+
+    async def run(self) -> None:
+        """Check for ever."""
+        while True:
+            try:
+                await self.check()
+            except (NatsError, TimeoutError, DomainError) as error:
+                log.warning("stream_check_failed", error=repr(error))
+            await asyncio.sleep(_CHECK_SECONDS)
+
+    async def check(self) -> None:
+        """Declare what is missing; may raise errors of NATS or the store."""
+        if await streams.declare(self._jetstream, self._queues):
+            log.info("stream_declared")
+            await self._store.republish_all()

@@ -1,0 +1,160 @@
+"""ExecutorService over gRPC."""
+
+from collections.abc import AsyncIterator, Mapping
+from datetime import datetime
+from uuid import UUID
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from headrace.executor.v1 import executor_service_pb2 as pb
+from headrace.executor.v1.executor_service_pb2_grpc import ExecutorServiceServicer
+from opentelemetry import propagate
+
+from services.executor.domain.model import EventView, RunFilter, RunNotFoundError, VersionSelector
+from services.executor.domain.runs import Runs
+from services.executor.domain.store import RunStore
+from services.executor.engine.state import RunStatus
+from services.executor.handlers.base import NodeType
+from services.executor.transport.convert import (
+    event_to_proto,
+    node_execution_to_proto,
+    node_type_to_proto,
+    run_to_proto,
+    token_to_event,
+)
+from services.kit.errors import InvalidArgumentError, NotFoundError
+from services.kit.grpc_server import Context
+from services.kit.ids import parse_id
+from services.kit.paging import decode_page_token, encode_page_token, page_size, page_token_error
+
+SERVICE_NAME = "headrace.executor.v1.ExecutorService"
+MAX_WAIT_SECONDS = 60.0
+_EVENT_PAGE, _MAX_EVENT_PAGE = 200, 1000
+
+
+class ExecutorServicer(ExecutorServiceServicer):
+    """Converts, calls one use case, converts back."""
+
+    def __init__(self, runs: Runs, store: RunStore, node_types: Mapping[str, NodeType]) -> None:
+        self._runs = runs
+        self._store = store
+        self._node_types = [node_type_to_proto(node_types[name]) for name in sorted(node_types)]
+
+    async def StartRun(self, request: pb.StartRunRequest, context: Context) -> pb.StartRunResponse:
+        """See the contract."""
+        carrier: dict[str, str] = {}
+        propagate.inject(carrier)
+        run = await self._runs.start(
+            _project(request.project_id),
+            parse_id(request.workflow_id, resource="workflow"),
+            _selector(request),
+            input_json=request.input.utf8 or b"{}",
+            request_id=request.request_id,
+            started_by=UUID(request.started_by) if request.started_by else None,
+            traceparent=carrier.get("traceparent", ""),
+            wait_seconds=min(request.wait.ToTimedelta().total_seconds(), MAX_WAIT_SECONDS),
+        )
+        return pb.StartRunResponse(run=run_to_proto(run))
+
+    async def GetRun(self, request: pb.GetRunRequest, context: Context) -> pb.GetRunResponse:
+        """See the contract."""
+        run = await self._runs.get(_project(request.project_id), _run(request.run_id))
+        return pb.GetRunResponse(run=run_to_proto(run))
+
+    async def ListRuns(self, request: pb.ListRunsRequest, context: Context) -> pb.ListRunsResponse:
+        """See the contract."""
+        size = page_size(request.page_size)
+        run_filter = RunFilter(
+            statuses=tuple(RunStatus(status) for status in request.statuses),
+            workflow_id=parse_id(request.workflow_id, resource="workflow") if request.workflow_id else None,
+            created_after=_time(request.created_after) if request.HasField("created_after") else None,
+            created_before=_time(request.created_before) if request.HasField("created_before") else None,
+        )
+        after = None
+        if place := decode_page_token(request.page_token, length=2):
+            try:
+                after = (datetime.fromisoformat(place[0]), UUID(place[1]))
+            except (TypeError, ValueError, AttributeError) as error:
+                raise page_token_error() from error
+        runs = await self._store.list_runs(_project(request.project_id), run_filter, limit=size + 1, after=after)
+        last = runs[size - 1] if len(runs) > size else None
+        return pb.ListRunsResponse(
+            runs=[run_to_proto(run) for run in runs[:size]],
+            next_page_token=encode_page_token([last.created_at.isoformat(), str(last.id)]) if last else "",
+        )
+
+    async def ListNodeExecutions(
+        self, request: pb.ListNodeExecutionsRequest, context: Context
+    ) -> pb.ListNodeExecutionsResponse:
+        """See the contract."""
+        size = page_size(request.page_size)
+        after = None
+        if place := decode_page_token(request.page_token, length=3):
+            try:
+                after = (datetime.fromisoformat(place[0]), str(place[1]), str(place[2]))
+            except (TypeError, ValueError) as error:
+                raise page_token_error() from error
+        found = await self._store.list_node_executions(
+            _project(request.project_id), _run(request.run_id), limit=size + 1, after=after
+        )
+        token = ""
+        if len(found) > size:
+            moment, last = found[size - 1]
+            token = encode_page_token([moment.isoformat(), last.node_key, last.item_path])
+        nodes = [node_execution_to_proto(node) for _, node in found[:size]]
+        return pb.ListNodeExecutionsResponse(node_executions=nodes, next_page_token=token)
+
+    async def ListRunEvents(self, request: pb.ListRunEventsRequest, context: Context) -> pb.ListRunEventsResponse:
+        """See the contract."""
+        size = page_size(request.page_size, default=_EVENT_PAGE, maximum=_MAX_EVENT_PAGE)
+        events = await self._store.list_events(
+            _project(request.project_id), _run(request.run_id), after=request.after_sequence, limit=size + 1
+        )
+        page = [event_to_proto(event) for event in events[:size]]
+        return pb.ListRunEventsResponse(events=page, has_more=len(events) > size)
+
+    async def FollowRun(self, request: pb.FollowRunRequest, context: Context) -> AsyncIterator[pb.FollowRunResponse]:
+        """See the contract."""
+        project_id, run_id = _project(request.project_id), _run(request.run_id)
+        async for event in self._runs.follow(project_id, run_id, request.after_sequence):
+            message = event_to_proto(event) if isinstance(event, EventView) else token_to_event(event)
+            yield pb.FollowRunResponse(event=message)
+
+    async def CancelRun(self, request: pb.CancelRunRequest, context: Context) -> pb.CancelRunResponse:
+        """See the contract."""
+        run = await self._runs.cancel(_project(request.project_id), _run(request.run_id))
+        return pb.CancelRunResponse(run=run_to_proto(run))
+
+    async def ListNodeTypes(self, request: pb.ListNodeTypesRequest, context: Context) -> pb.ListNodeTypesResponse:
+        """See the contract."""
+        return pb.ListNodeTypesResponse(node_types=self._node_types)
+
+
+def _selector(request: pb.StartRunRequest) -> VersionSelector:
+    match request.WhichOneof("selector"):
+        case "number":
+            if request.number < 1:
+                raise InvalidArgumentError("Version numbers start at 1.", reason="INVALID_VERSION")
+            return VersionSelector(number=request.number)
+        case "latest":
+            return VersionSelector(latest=True)
+        case "draft":
+            return VersionSelector(draft=True)
+    return VersionSelector()
+
+
+def _project(text: str) -> UUID:
+    return parse_id(text, resource="project")
+
+
+def _run(text: str) -> UUID:
+    try:
+        return parse_id(text, resource="run")
+    except NotFoundError as error:
+        raise RunNotFoundError(text[:64]) from error
+
+
+def _time(stamp: Timestamp) -> datetime:
+    try:
+        return datetime.fromisoformat(stamp.ToJsonString())
+    except ValueError as error:
+        raise InvalidArgumentError("A time is out of range.", reason="INVALID_TIME") from error

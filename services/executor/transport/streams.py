@@ -1,0 +1,80 @@
+"""What exists on NATS: all subjects, the stream of wake-ups and its consumers. Declared by executors, bound by workers.
+
+headrace.jobs.<queue>                        wake-ups, on the stream HEADRACE_JOBS
+headrace.executor.<claim|report|heartbeat>   request-reply to any executor
+headrace.executor.<executor id>.<…>          request-reply to the executor that holds a run in memory
+headrace.runs.<run id>.<moved|token>         notices for who follows a run
+"""
+
+from uuid import UUID
+
+from nats.js import JetStreamContext
+from nats.js.api import AckPolicy, ConsumerConfig, DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
+from nats.js.errors import NotFoundError
+
+STREAM = "HEADRACE_JOBS"
+CLAIM, REPORT, HEARTBEAT = "claim", "report", "heartbeat"
+MOVED, TOKEN = "moved", "token"
+EXECUTORS = "executors"
+"""Queue group: one of the executors answers."""
+
+# In memory: a wake-up may be lost at any time, so a disk would only make it slower.
+_STREAM_CONFIG = StreamConfig(
+    name=STREAM,
+    description="Wake-ups for workers; the truth is in PostgreSQL.",
+    subjects=["headrace.jobs.*"],
+    retention=RetentionPolicy.WORK_QUEUE,
+    storage=StorageType.MEMORY,
+    discard=DiscardPolicy.OLD,
+    max_bytes=256 * 1024 * 1024,
+    duplicate_window=1.0,
+)
+
+
+def jobs_subject(queue: str) -> str:
+    """Where workers of a queue are woken."""
+    return f"headrace.jobs.{queue}"
+
+
+def consumer_name(queue: str) -> str:
+    """The durable consumer that the workers of a queue share."""
+    return f"workers-{queue}"
+
+
+def executor_subject(verb: str, executor_id: str = "") -> str:
+    """Where executors are asked: one of them, or any."""
+    return f"headrace.executor.{executor_id}.{verb}" if executor_id else f"headrace.executor.{verb}"
+
+
+def run_subject(run_id: UUID | str, kind: str) -> str:
+    """Where a run's notices go; `*` for all kinds."""
+    return f"headrace.runs.{run_id}.{kind}"
+
+
+async def declare(jetstream: JetStreamContext, queues: list[str]) -> bool:
+    """Make the stream and its consumers where they are missing; True when the stream was, and wake-ups with it.
+
+    What exists is left as it is, so that executors of different versions do not rewrite each other's declarations.
+    """
+    missing = False
+    try:
+        await jetstream.stream_info(STREAM)
+    except NotFoundError:
+        missing = True
+        await jetstream.add_stream(_STREAM_CONFIG)
+    for queue in queues:
+        try:
+            await jetstream.consumer_info(STREAM, consumer_name(queue))
+        except NotFoundError:
+            await jetstream.add_consumer(
+                STREAM,
+                ConsumerConfig(
+                    durable_name=consumer_name(queue),
+                    filter_subject=jobs_subject(queue),
+                    ack_policy=AckPolicy.EXPLICIT,
+                    ack_wait=10.0,
+                    max_deliver=-1,
+                    max_ack_pending=20_000,
+                ),
+            )
+    return missing

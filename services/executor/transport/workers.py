@@ -1,0 +1,132 @@
+"""The workers' side of the executor over NATS request-reply: claim, report, heartbeat."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import structlog
+from google.protobuf.message import DecodeError
+from headrace.executor.v1 import worker_pb2 as pb
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from nats.errors import Error as NatsError
+
+from services.executor.domain.jobs import Job, Jobs
+from services.executor.transport import streams
+from services.executor.transport.convert import (
+    job_to_proto,
+    ref_from_proto,
+    ref_to_proto,
+    report_from_proto,
+    report_status,
+)
+from services.kit.errors import DomainError
+from services.kit.identity import CallerTokens
+
+log = structlog.get_logger(__name__)
+
+MAX_REPLY_BYTES = 7 * 1024 * 1024
+_GRANT_GRACE_SECONDS = 60.0
+"""A grant outlives the attempt's time-out by so much: for the clean-up after it."""
+
+Answer = Callable[[bytes], Awaitable[bytes]]
+
+
+class WorkerTransport:
+    """Answers workers. Several requests are under way at a time; each is one message in and one out."""
+
+    def __init__(self, client: Client, jobs: Jobs, tokens: CallerTokens, executor_id: str) -> None:
+        self._client = client
+        self._jobs = jobs
+        self._tokens = tokens
+        self._executor_id = executor_id
+        self._subscriptions: list[Subscription] = []
+        self._under_way: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Take requests."""
+        answers: dict[str, Answer] = {
+            streams.CLAIM: self._claim,
+            streams.REPORT: self._report,
+            streams.HEARTBEAT: self._heartbeat,
+        }
+        for verb, answer in answers.items():
+            hear = self._listener(verb, answer)
+            own, shared = streams.executor_subject(verb, self._executor_id), streams.executor_subject(verb)
+            self._subscriptions.append(await self._client.subscribe(own, cb=hear))
+            self._subscriptions.append(await self._client.subscribe(shared, queue=streams.EXECUTORS, cb=hear))
+
+    async def stop(self) -> None:
+        """Take no more requests and finish those under way."""
+        for subscription in self._subscriptions:
+            try:
+                await subscription.unsubscribe()
+            except NatsError as error:
+                log.info("unsubscribe_failed", error=repr(error))
+        await asyncio.gather(*self._under_way, return_exceptions=True)
+
+    def _listener(self, verb: str, answer: Answer) -> Callable[[Msg], Awaitable[None]]:
+        async def hear(message: Msg) -> None:
+            task = asyncio.create_task(self._respond(verb, answer, message))
+            self._under_way.add(task)
+            task.add_done_callback(self._under_way.discard)
+
+        return hear
+
+    async def _respond(self, verb: str, answer: Answer, message: Msg) -> None:
+        """Answer a request; one that cannot be answered is left to the worker's time-out, and it asks again."""
+        try:
+            await message.respond(await answer(message.data))
+        except (DecodeError, ValueError) as error:
+            log.warning("worker_request_malformed", verb=verb, error=repr(error))
+        except DomainError as error:
+            log.warning("worker_request_failed", verb=verb, reason=error.reason, message=error.message)
+        except Exception:
+            log.exception("worker_request_failed", verb=verb)
+
+    async def _claim(self, data: bytes) -> bytes:
+        request = pb.ClaimRequest.FromString(data)
+        refs = [ref_from_proto(ref) for ref in request.jobs]
+        claimed = await self._jobs.claim(request.worker_id, refs, request.claim_id)
+        response = pb.ClaimResponse(retry=[ref_to_proto(ref) for ref in claimed.retry])
+        size = 0
+        for job in claimed.jobs:
+            message = self._job(job)
+            size += message.ByteSize()
+            if size > MAX_REPLY_BYTES and response.jobs:
+                # Claimed already: the same claim_id asks for it again and gets it.
+                response.retry.append(message.ref)
+            else:
+                response.jobs.append(message)
+        return response.SerializeToString()
+
+    async def _report(self, data: bytes) -> bytes:
+        request = pb.ReportRequest.FromString(data)
+        reports = [report_from_proto(report) for report in request.reports]
+        results = await self._jobs.report(
+            request.worker_id, reports, free_slots=request.free_slots, queues=frozenset(request.queues)
+        )
+        response = pb.ReportResponse()
+        for result in results:
+            jobs = [self._job(job) for job in result.next]
+            response.results.append(pb.ReportResult(status=report_status(result.verdict), next=jobs))
+        return response.SerializeToString()
+
+    async def _heartbeat(self, data: bytes) -> bytes:
+        request = pb.HeartbeatRequest.FromString(data)
+        revoked = await self._jobs.heartbeat(
+            request.worker_id,
+            host=request.host,
+            draining=request.draining,
+            held=[(ref_from_proto(held.ref), held.epoch) for held in request.held],
+        )
+        return pb.HeartbeatResponse(
+            revoked=[pb.HeldJob(ref=ref_to_proto(ref), epoch=epoch) for ref, epoch in revoked]
+        ).SerializeToString()
+
+    def _job(self, job: Job) -> pb.Job:
+        lifetime = job.timeout_seconds + _GRANT_GRACE_SECONDS
+        grant = self._tokens.mint_grant(
+            project_id=job.project_id, run_id=str(job.ref.run_id), lifetime_seconds=lifetime
+        )
+        return job_to_proto(job, grant=grant, executor_id=self._executor_id)

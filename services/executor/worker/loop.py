@@ -1,0 +1,274 @@
+"""The worker's loop: wake-ups to claims, claims to running jobs, results to reports, successors to jobs again."""
+
+import asyncio
+from collections import deque
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+
+import structlog
+from headrace.executor.v1 import worker_pb2 as pb
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+from prometheus_client import Counter, Gauge
+
+from services.executor.transport import streams
+from services.executor.worker.executor_client import ExecutorClient
+from services.executor.worker.runner import Runner
+from services.executor.worker.wakeups import Wakeups
+from services.kit.ids import new_id
+
+log = structlog.get_logger(__name__)
+
+MAX_BATCH = 64
+_REQUESTS_UNDER_WAY = 4
+_PAUSE_AFTER_FAILURE = 0.2
+_RUNNING = Gauge("headrace_worker_jobs_running", "Jobs under way.")
+_FINISHED = Counter("headrace_worker_jobs_total", "Jobs run, by how they ended.", ["type", "outcome"])
+
+Held = tuple[str, str, str, int]
+"""A claim: run, node key, item path, epoch."""
+
+
+@dataclass(slots=True)
+class _Running:
+    job: pb.Job
+    task: asyncio.Task[None]
+
+
+class Worker:
+    """One worker process."""
+
+    def __init__(
+        self, client: Client, runner: Runner, *, queues: Sequence[str], slots: int, heartbeat_seconds: float, host: str
+    ) -> None:
+        self.worker_id = str(new_id())
+        self._client = client
+        self._executor = ExecutorClient(client)
+        self._runner = runner
+        self._queues = list(queues)
+        self._slots = slots
+        self._heartbeat_seconds = heartbeat_seconds
+        self._host = host
+        self._running: dict[Held, _Running] = {}
+        self._woken: deque[Msg] = deque()
+        self._reports: deque[tuple[pb.Report, str]] = deque()
+        self._wake = asyncio.Event()
+        self._report = asyncio.Event()
+        self._slot_free = asyncio.Event()
+        self._slot_free.set()
+        self._requests = asyncio.Semaphore(_REQUESTS_UNDER_WAY)
+        self._requesting: set[asyncio.Task[None]] = set()
+        self._progress = asyncio.Event()
+        self._pulling: list[asyncio.Task[None]] = []
+        self._serving: list[asyncio.Task[None]] = []
+        self._draining = False
+        self.heard = asyncio.Event()
+        """An executor has answered a heartbeat."""
+
+    async def start(self) -> None:
+        """Make known to an executor that this worker lives, then take work."""
+        self._serving = [
+            asyncio.create_task(self._beat()),
+            asyncio.create_task(self._send_reports()),
+            asyncio.create_task(self._claim_woken()),
+        ]
+        await self.heard.wait()
+        self._pulling = [
+            asyncio.create_task(Wakeups(self._client, queue, self._receive, self._free_slots).run())
+            for queue in self._queues
+        ]
+
+    async def drain(self, seconds: float) -> None:
+        """Take no more work, let what runs go on for `seconds`, hand back the rest, and report everything."""
+        self._draining = True
+        for task in self._pulling:
+            task.cancel()
+        await asyncio.gather(*self._pulling, return_exceptions=True)
+        tasks = [running.task for running in self._running.values()]
+        if tasks:
+            await asyncio.wait(tasks, timeout=seconds)
+        for running in list(self._running.values()):
+            self._stop(running)
+            report = pb.Report(ref=running.job.ref, epoch=running.job.epoch, release=pb.Release())
+            self._queue_report(report, running.job.executor_id)
+        while self._reports or self._requesting:
+            self._progress.clear()
+            await self._progress.wait()
+        for task in self._serving:
+            task.cancel()
+        await asyncio.gather(*self._serving, return_exceptions=True)
+
+    async def _free_slots(self) -> int:
+        """Wait for a free slot; the number of free ones."""
+        while (free := self._slots - len(self._running) - len(self._woken)) <= 0:
+            self._slot_free.clear()
+            await self._slot_free.wait()
+        return free
+
+    def _receive(self, message: Msg) -> None:
+        self._woken.append(message)
+        self._wake.set()
+
+    async def _claim_woken(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._woken:
+                batch = [self._woken.popleft() for _ in range(min(len(self._woken), MAX_BATCH))]
+                await self._request(self._claim(batch))
+
+    async def _request(self, request: Coroutine[None, None, None]) -> None:
+        """Run a request in the background, a few at a time."""
+        await self._requests.acquire()
+        task = asyncio.create_task(request)
+        self._requesting.add(task)
+
+        def done(finished: asyncio.Task[None]) -> None:
+            self._requesting.discard(finished)
+            self._progress.set()
+            self._requests.release()
+            if not finished.cancelled() and (error := finished.exception()):
+                log.error("request_failed", exc_info=error)
+
+        task.add_done_callback(done)
+
+    async def _claim(self, messages: list[Msg]) -> None:
+        by_executor: dict[str, list[tuple[Msg, pb.JobRef]]] = {}
+        for message in messages:
+            wakeup = pb.Wakeup.FromString(message.data)
+            by_executor.setdefault(wakeup.executor_id, []).append((message, wakeup.job))
+        for executor_id, woken in by_executor.items():
+            request = pb.ClaimRequest(worker_id=self.worker_id, jobs=[ref for _, ref in woken], claim_id=str(new_id()))
+            response = await self._executor.claim(request, executor_id)
+            if response is None:
+                # The claim may have happened: the same request again gives the same jobs.
+                response = await self._executor.claim(request, "")
+            again = {_name(ref) for ref in response.retry} if response else {_name(ref) for _, ref in woken}
+            for message, ref in woken:
+                await self._acknowledge(message, b"-NAK" if _name(ref) in again else b"+ACK")
+            for job in response.jobs if response else ():
+                self._start(job)
+
+    async def _acknowledge(self, message: Msg, verdict: bytes) -> None:
+        try:
+            await self._client.publish(message.reply, verdict)
+        except NatsError as error:
+            # It comes again; the claim is in PostgreSQL, so nothing is done twice.
+            log.info("acknowledge_failed", error=repr(error))
+
+    def _start(self, job: pb.Job) -> None:
+        held = (*_name(job.ref), job.epoch)
+        if held in self._running:
+            return
+        task = asyncio.create_task(self._run(held, job))
+        self._running[held] = _Running(job, task)
+        _RUNNING.set(len(self._running))
+
+    async def _run(self, held: Held, job: pb.Job) -> None:
+        tokens = _Tokens(self._client, job)
+        report = await self._runner.run(job, tokens.emit)
+        _FINISHED.labels(job.type, report.WhichOneof("outcome")).inc()
+        if self._running.pop(held, None) is not None:
+            self._freed()
+            self._queue_report(report, job.executor_id)
+
+    def _stop(self, running: _Running) -> None:
+        """Forget a job; its handler is cancelled and its result dropped."""
+        self._running.pop((*_name(running.job.ref), running.job.epoch), None)
+        running.task.cancel()
+        self._freed()
+
+    def _freed(self) -> None:
+        _RUNNING.set(len(self._running))
+        self._slot_free.set()
+
+    def _queue_report(self, report: pb.Report, executor_id: str) -> None:
+        self._reports.append((report, executor_id))
+        self._report.set()
+
+    async def _send_reports(self) -> None:
+        while True:
+            await self._report.wait()
+            self._report.clear()
+            while self._reports:
+                by_executor: dict[str, list[pb.Report]] = {}
+                for _ in range(min(len(self._reports), MAX_BATCH)):
+                    report, executor_id = self._reports.popleft()
+                    by_executor.setdefault(executor_id, []).append(report)
+                for executor_id, reports in by_executor.items():
+                    await self._request(self._hand_in(reports, executor_id))
+
+    async def _hand_in(self, reports: list[pb.Report], executor_id: str) -> None:
+        free = 0 if self._draining else max(1, (self._slots - len(self._running)) // max(1, len(reports)))
+        request = pb.ReportRequest(worker_id=self.worker_id, reports=reports, free_slots=free, queues=self._queues)
+        response = await self._executor.report(request, executor_id)
+        if response is None:
+            await asyncio.sleep(_PAUSE_AFTER_FAILURE)
+            self._requeue(reports)
+            return
+        again = []
+        for report, result in zip(reports, response.results, strict=True):
+            if result.status == pb.REPORT_STATUS_RETRY:
+                again.append(report)
+            elif result.status == pb.REPORT_STATUS_STALE:
+                log.info("report_was_stale", run_id=report.ref.run_id, node_key=report.ref.node_key)
+            for job in result.next:
+                self._start(job)
+        if again:
+            await asyncio.sleep(_PAUSE_AFTER_FAILURE)
+            self._requeue(again)
+
+    def _requeue(self, reports: list[pb.Report]) -> None:
+        """Hand in again, to any executor: the one that held the runs may be gone."""
+        for report in reports:
+            self._queue_report(report, "")
+
+    async def _beat(self) -> None:
+        while True:
+            held = [pb.HeldJob(ref=running.job.ref, epoch=running.job.epoch) for running in self._running.values()]
+            request = pb.HeartbeatRequest(worker_id=self.worker_id, host=self._host, held=held, draining=self._draining)
+            response = await self._executor.heartbeat(request)
+            if response is not None:
+                self.heard.set()
+                for revoked in response.revoked:
+                    running = self._running.get((*_name(revoked.ref), revoked.epoch))
+                    if running is not None:
+                        log.info("job_revoked", run_id=revoked.ref.run_id, node_key=revoked.ref.node_key)
+                        self._stop(running)
+            await asyncio.sleep(self._heartbeat_seconds)
+
+
+class _Tokens:
+    """Passes pieces of text on to whoever follows the run. Publishing is buffered by the connection."""
+
+    def __init__(self, client: Client, job: pb.Job) -> None:
+        self._client = client
+        self._job = job
+        self._subject = streams.run_subject(job.ref.run_id, streams.TOKEN)
+        self._index = 0
+        self._publishing: set[asyncio.Task[None]] = set()
+
+    def emit(self, text: str) -> None:
+        """See TokenSink."""
+        token = pb.NodeToken(
+            node_key=self._job.ref.node_key,
+            item_path=self._job.ref.item_path,
+            attempt=self._job.attempt,
+            text=text,
+            index=self._index,
+        )
+        self._index += 1
+        task = asyncio.create_task(self._publish(token.SerializeToString()))
+        self._publishing.add(task)
+        task.add_done_callback(self._publishing.discard)
+
+    async def _publish(self, data: bytes) -> None:
+        try:
+            await self._client.publish(self._subject, data)
+        except NatsError as error:
+            log.info("token_lost", error=repr(error))
+
+
+def _name(ref: pb.JobRef) -> tuple[str, str, str]:
+    return ref.run_id, ref.node_key, ref.item_path

@@ -1,0 +1,55 @@
+"""The worker process: `python -m services.executor.worker.main`."""
+
+import platform
+from contextlib import AsyncExitStack
+
+from services.executor.handlers.clients import Services
+from services.executor.handlers.registry import catalogue
+from services.executor.worker.loop import Worker
+from services.executor.worker.runner import Runner
+from services.executor.worker.settings import PeerSettings, Settings
+from services.kit import nats
+from services.kit.grpc_server import GrpcServer
+from services.kit.lifecycle import run, serve_metrics
+
+
+async def serve(stack: AsyncExitStack) -> None:
+    """Build a worker from the environment and start it; the stack drains it."""
+    settings, peers = Settings(), PeerSettings()
+    serve_metrics(settings.metrics_listen)
+    health = GrpcServer(listen=settings.listen, tokens=None, service_names=())
+    await health.start()
+    stack.push_async_callback(health.stop)
+    node_types = catalogue()
+    services = Services(
+        auth_target=peers.auth_target,
+        executor_target=peers.executor_target,
+        llm_target=peers.llm_target,
+        vector_target=peers.vector_target,
+        egress_allow=peers.egress_allow,
+    )
+    stack.push_async_callback(services.close)
+    client = await nats.connect(peers.nats_url.get_secret_value(), name="headrace-worker")
+    stack.push_async_callback(client.close)
+    served = {kind.queue for kind in node_types.values() if not kind.inline}
+    wanted = {queue.strip() for queue in settings.queues.split(",") if queue.strip()} or served
+    worker = Worker(
+        client,
+        Runner(node_types, services),
+        queues=sorted(served & wanted),
+        slots=settings.slots,
+        heartbeat_seconds=settings.heartbeat_seconds,
+        host=platform.node(),
+    )
+    await worker.start()
+    stack.push_async_callback(worker.drain, settings.drain_seconds)
+    await health.set_healthy(True)
+
+
+def main() -> None:
+    """Command line."""
+    run("worker", serve)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""Runs one job: resolves its templates, checks its config, calls the handler, and reports whatever happens."""
+
+import asyncio
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+from uuid import UUID
+
+import orjson
+import structlog
+from google.protobuf.timestamp_pb2 import Timestamp
+from headrace.common.v1 import value_pb2
+from headrace.executor.v1 import run_pb2
+from headrace.executor.v1 import worker_pb2 as pb
+from pydantic import ValidationError
+
+from services.executor.handlers.base import (
+    Context,
+    HandlerError,
+    NodeType,
+    Result,
+    RetryableError,
+    TerminalError,
+    TokenSink,
+)
+from services.kit import strict_json
+from services.kit.errors import InvalidArgumentError
+from services.kit.expressions import ExpressionError
+from services.kit.templates import Template, TemplateErrors, compile_template
+
+log = structlog.get_logger(__name__)
+
+MAX_OUTPUT_BYTES = 1024 * 1024
+MAX_SHOWN_INPUT_BYTES = 64 * 1024
+
+
+class Runner:
+    """Runs jobs with the handlers of a catalogue."""
+
+    def __init__(self, node_types: Mapping[str, NodeType], services: Any) -> None:
+        self._node_types = node_types
+        self._services = services
+
+    async def run(self, job: pb.Job, emit_token: TokenSink) -> pb.Report:
+        """Run a job and report how it ended. Raises only CancelledError."""
+        report = pb.Report(ref=job.ref, epoch=job.epoch)
+        report.started_at.CopyFrom(_now())
+        try:
+            result = await self._perform(job, report, emit_token)
+            output = _checked_output(job, result)
+            report.success.CopyFrom(
+                pb.Success(
+                    output=value_pb2.Json(utf8=output),
+                    port="" if result.port == "out" else result.port,
+                    usage=value_pb2.Usage(
+                        prompt_tokens=result.usage.prompt_tokens,
+                        completion_tokens=result.usage.completion_tokens,
+                        calls=result.usage.calls,
+                    ),
+                )
+            )
+        except HandlerError as error:
+            report.failure.CopyFrom(_failure(job, error))
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            # A handler that calls sys.exit or raises what nobody foresaw must not take the worker's other jobs with it.
+            log.exception("handler_failed", type=job.type, run_id=job.ref.run_id, node_key=job.ref.node_key)
+            unexpected = RetryableError(
+                "HANDLER_FAILED",
+                f"Node {job.ref.node_key!r}: its handler failed with {type(error).__name__}. See the worker's log.",
+            )
+            report.failure.CopyFrom(_failure(job, unexpected))
+        return report
+
+    async def _perform(self, job: pb.Job, report: pb.Report, emit_token: TokenSink) -> Result:
+        node_type = self._node_types.get(job.type)
+        if node_type is None or node_type.handler is None:
+            raise RetryableError(
+                "UNKNOWN_NODE_TYPE", f"This worker has no handler for {job.type!r}: it is older than the executor."
+            )
+        timeout = job.timeout.ToTimedelta().total_seconds()
+        config = _config(job, node_type)
+        report.input.utf8 = _shown(config, node_type)
+        context = Context(
+            project_id=job.project_id,
+            run_id=UUID(job.ref.run_id),
+            node_key=job.ref.node_key,
+            item_path=job.ref.item_path,
+            attempt=job.attempt,
+            idempotency_key=job.idempotency_key,
+            grant=job.grant,
+            timeout_seconds=timeout,
+            services=self._services,
+            emit_token=emit_token,
+        )
+        limit = asyncio.timeout(timeout)
+        try:
+            async with limit:
+                return await node_type.handler(context, _validated(config, node_type, job))
+        except TimeoutError as error:
+            if not limit.expired():
+                raise RetryableError("TIMEOUT", f"Node {job.ref.node_key!r}: something it called timed out.") from error
+            message = (
+                f"Node {job.ref.node_key!r} did not finish within its time-out of {timeout:g} s. "
+                "Raise `timeout_seconds` of the node, or make it do less."
+            )
+            raise RetryableError("TIMEOUT", message) from error
+
+
+@lru_cache(maxsize=2048)
+def _template(config: bytes, expression_fields: tuple[str, ...]) -> tuple[Template, dict[str, Any]]:
+    """The compiled config, and its CEL fields, which are left as they are."""
+    value = orjson.loads(config)
+    fields = {field.partition("[].")[0] for field in expression_fields}
+    kept = {name: item for name, item in value.items() if name in fields}
+    return compile_template({name: item for name, item in value.items() if name not in fields}), kept
+
+
+def _config(job: pb.Job, node_type: NodeType) -> dict[str, Any]:
+    try:
+        template, kept = _template(job.config.utf8, node_type.expression_fields)
+        rendered: dict[str, Any] = template.render(orjson.loads(job.variables.utf8))
+    except (ExpressionError, TemplateErrors) as error:
+        reason = getattr(error, "reason", "EXPRESSION_FAILED")
+        raise TerminalError(reason, f"Node {job.ref.node_key!r}: {error}") from error
+    return {**rendered, **kept}
+
+
+def _validated(config: dict[str, Any], node_type: NodeType, job: pb.Job) -> Any:
+    try:
+        return node_type.config.model_validate(config)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"`{'.'.join(str(part) for part in item['loc']) or 'config'}`: {item['msg']}"
+            for item in error.errors()[:10]
+        )
+        raise TerminalError("INVALID_CONFIG", f"Node {job.ref.node_key!r}: {problems}.") from error
+
+
+def _shown(config: dict[str, Any], node_type: NodeType) -> bytes:
+    visible = {name: value for name, value in config.items() if name not in node_type.secret_fields}
+    data = orjson.dumps(visible)
+    if len(data) <= MAX_SHOWN_INPUT_BYTES:
+        return data
+    return orjson.dumps({"truncated": data[:4096].decode(errors="replace"), "bytes": len(data)})
+
+
+def _checked_output(job: pb.Job, result: Result) -> bytes:
+    try:
+        strict_json.check(result.output)
+        output = orjson.dumps(result.output)
+    except (InvalidArgumentError, orjson.JSONEncodeError) as error:
+        raise TerminalError(
+            "INVALID_OUTPUT", f"Node {job.ref.node_key!r} has an output that is not JSON: {error}"
+        ) from error
+    if len(output) > MAX_OUTPUT_BYTES:
+        raise TerminalError(
+            "OUTPUT_TOO_LARGE",
+            f"The output of node {job.ref.node_key!r} has {len(output)} bytes; the limit is {MAX_OUTPUT_BYTES}. "
+            "Return less, or store the data and pass on its id.",
+        )
+    return output
+
+
+def _failure(job: pb.Job, error: HandlerError) -> pb.AttemptFailure:
+    failure = pb.AttemptFailure(
+        failure=run_pb2.Failure(
+            reason=error.reason,
+            message=error.message.replace("\x00", "")[:4000],
+            node_key=job.ref.node_key,
+            retryable=error.retryable,
+            details=value_pb2.Json(utf8=_details(error)) if error.details else None,
+        )
+    )
+    retry_after = getattr(error, "retry_after", None)
+    if retry_after is not None:
+        failure.retry_after.FromMilliseconds(round(max(0.0, retry_after) * 1000))
+    return failure
+
+
+def _details(error: HandlerError) -> bytes:
+    try:
+        strict_json.check(error.details)
+        data = orjson.dumps(error.details)
+    except (InvalidArgumentError, orjson.JSONEncodeError):
+        return orjson.dumps({"details": repr(error.details)[:1000]})
+    return data if len(data) <= MAX_SHOWN_INPUT_BYTES else orjson.dumps({"truncated": True})
+
+
+def _now() -> Timestamp:
+    stamp = Timestamp()
+    stamp.GetCurrentTime()
+    return stamp
