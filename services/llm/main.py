@@ -51,8 +51,8 @@ async def serve(stack: AsyncExitStack) -> None:
     await start(stack, LlmSettings(), CallerTokens(key))
 
 
-async def start(stack: AsyncExitStack, settings: LlmSettings, tokens: CallerTokens) -> None:
-    """Start the service; `stack` undoes it."""
+async def start(stack: AsyncExitStack, settings: LlmSettings, tokens: CallerTokens) -> Catalogue:
+    """Start the service; `stack` undoes it. Returns its models."""
     catalogue = build_catalogue(settings)
     stack.push_async_callback(catalogue.close)
     server = GrpcServer(listen=settings.listen, tokens=tokens, service_names=(SERVICE,), grant_methods=GRANT_METHODS)
@@ -63,6 +63,7 @@ async def start(stack: AsyncExitStack, settings: LlmSettings, tokens: CallerToke
     catalogue.start(preload=settings.preload)
     # Models load when they are needed: a call waits for that within its deadline, so the service is ready now.
     await server.set_healthy(True)
+    return catalogue
 
 
 def build_catalogue(settings: LlmSettings) -> Catalogue:
