@@ -18,6 +18,7 @@ from services.executor.engine.graph import NodeKind
 from services.executor.handlers.registry import catalogue
 from services.executor.settings import PeerSettings, Settings
 from services.executor.storage.postgres import PostgresRunStore
+from services.executor.storage.project_tables import PostgresProjectTableStore
 from services.executor.transport.bus import Bus, StreamKeeper
 from services.executor.transport.convert import graph_from_definition
 from services.executor.transport.grpc import SERVICE_NAME, ExecutorServicer
@@ -31,7 +32,7 @@ from services.kit.grpc_server import GrpcServer
 from services.kit.identity import CallerTokens
 from services.kit.ids import new_id
 from services.kit.lifecycle import run, serve_metrics
-from services.kit.postgres import open_pool
+from services.kit.postgres import open_engine, open_pool
 from services.kit.settings import InternalKeySettings, decode_key
 
 log = structlog.get_logger(__name__)
@@ -56,6 +57,8 @@ async def serve(stack: AsyncExitStack) -> None:
     )
     pool = await open_pool(settings.postgres_url.get_secret_value(), size=settings.lanes + 6)
     stack.push_async_callback(pool.close)
+    engine = open_engine(settings.postgres_url.get_secret_value())
+    stack.push_async_callback(engine.dispose)
     store = PostgresRunStore(pool)
     workflows = GrpcWorkflows(peers.workflows_target, tokens.for_service("executor"))
     stack.push_async_callback(workflows.close)
@@ -66,7 +69,7 @@ async def serve(stack: AsyncExitStack) -> None:
     runs = Runs(store, versions, committer, watchers.watch, bus.watch, max_run_seconds=settings.max_run_seconds)
 
     add_ExecutorServiceServicer_to_server(ExecutorServicer(runs, store, node_types), server.server)
-    add_table_service(server.server, pool)
+    add_table_service(server.server, PostgresProjectTableStore(engine))
     await server.start()
 
     client = await nats.connect(peers.nats_url.get_secret_value(), name="headrace-executor")
