@@ -1,0 +1,187 @@
+"""Runs: start, look at, cancel."""
+
+from typing import Annotated
+
+from fastapi import Query
+from headrace.executor.v1 import executor_service_pb2 as pb
+from headrace.workflows.v1 import workflow_service_pb2
+from starlette.requests import Request
+from starlette.responses import Response
+
+from services.gateway.api.parameters import (
+    Editor,
+    IdempotencyKey,
+    PageSize,
+    PageToken,
+    RunId,
+    Viewer,
+    WorkflowId,
+    clients_of,
+)
+from services.gateway.convert.common import json_to_proto, page_to_json, seconds_to_proto, time_to_proto
+from services.gateway.convert.runs import (
+    RUN_STATUSES,
+    is_terminal,
+    node_execution_to_json,
+    run_summary_to_json,
+    run_to_json,
+)
+from services.gateway.identity import Access
+from services.gateway.routing import Json, new_router
+from services.gateway.schemas.common import Time
+from services.gateway.schemas.runs import NodeExecutionPage, Run, RunInput, RunPage, RunStatusName
+
+router = new_router("/api/v1", "runs")
+
+StatusFilter = Annotated[
+    list[RunStatusName] | None, Query(alias="status", description="Any of these; may be repeated.")
+]
+CreatedAfter = Annotated[Time | None, Query(description="RFC 3339, exclusive.", examples=["2026-01-31T12:00:00Z"])]
+CreatedBefore = Annotated[Time | None, Query(description="RFC 3339, exclusive.", examples=["2026-12-31T12:00:00Z"])]
+WorkflowFilter = Annotated[
+    str,
+    Query(
+        pattern=r"^([0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12})?$",
+        description="UUID of a workflow.",
+    ),
+]
+Wait = Annotated[
+    float, Query(ge=0, le=60, allow_inf_nan=False, description="Seconds to wait for the run to end, at most 60.")
+]
+
+
+@router.get("/runs/{run_id}", response_model=Run)
+async def get_run(request: Request, access: Viewer, run_id: RunId) -> Response:
+    """Get a run with input and output."""
+    clients = clients_of(request)
+    asked = pb.GetRunRequest(project_id=access.project_id, run_id=run_id)
+    reply = await clients.call(clients.executor.GetRun, asked)
+    return Json(run_to_json(reply.run))
+
+
+@router.post(
+    "/workflows/{workflow_id}/runs",
+    status_code=202,
+    response_model=Run,
+    responses={200: {"model": Run, "description": "The run ended within the wait."}},
+)
+async def start_run(
+    request: Request,
+    access: Editor,
+    workflow_id: WorkflowId,
+    body: RunInput | None = None,
+    wait: Wait = 0.0,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Start a run. When this is answered the run is committed, and will end."""
+    clients = clients_of(request)
+    asked = pb.StartRunRequest(
+        project_id=access.project_id,
+        workflow_id=workflow_id,
+        request_id=idempotency_key or "",
+        started_by=access.user_id,
+    )
+    if body is not None:
+        if body.input is not None:
+            asked.input.CopyFrom(json_to_proto(body.input))
+        if body.version == "draft":
+            asked.draft = True
+        elif body.version == "latest":
+            asked.latest = True
+        elif body.version is not None:
+            asked.number = body.version
+    if wait:
+        asked.wait.CopyFrom(seconds_to_proto(wait))
+    reply = await clients.call(clients.executor.StartRun, asked, timeout=wait + clients.rpc_timeout_seconds)
+    status = 200 if wait and is_terminal(reply.run) else 202
+    return Json(run_to_json(reply.run), status_code=status, headers={"Location": f"/api/v1/runs/{reply.run.id}"})
+
+
+@router.get("/runs", response_model=RunPage)
+async def list_runs(
+    request: Request,
+    access: Viewer,
+    page_size: PageSize = 0,
+    page_token: PageToken = "",
+    status: StatusFilter = None,
+    workflow_id: WorkflowFilter = "",
+    created_after: CreatedAfter = None,
+    created_before: CreatedBefore = None,
+) -> Response:
+    """List runs without input and output, newest first."""
+    asked = _list_request(access, page_size, page_token, status, created_after, created_before)
+    asked.workflow_id = workflow_id.lower()
+    return Json(await _list(request, asked))
+
+
+@router.get("/workflows/{workflow_id}/runs", response_model=RunPage)
+async def list_workflow_runs(
+    request: Request,
+    access: Viewer,
+    workflow_id: WorkflowId,
+    page_size: PageSize = 0,
+    page_token: PageToken = "",
+    status: StatusFilter = None,
+    created_after: CreatedAfter = None,
+    created_before: CreatedBefore = None,
+) -> Response:
+    """List a workflow's runs without input and output, newest first."""
+    asked = _list_request(access, page_size, page_token, status, created_after, created_before)
+    asked.workflow_id = workflow_id
+    page = await _list(request, asked)
+    if not page["items"] and not page_token:
+        # The executor does not know workflows that never ran. Tell those from what does not exist.
+        clients = clients_of(request)
+        wanted = workflow_service_pb2.GetWorkflowRequest(project_id=access.project_id, workflow_id=workflow_id)
+        await clients.call(clients.workflows.GetWorkflow, wanted)
+    return Json(page)
+
+
+@router.get("/runs/{run_id}/nodes", response_model=NodeExecutionPage)
+async def list_node_executions(
+    request: Request, access: Viewer, run_id: RunId, page_size: PageSize = 0, page_token: PageToken = ""
+) -> Response:
+    """List a run's node executions by the time they became ready."""
+    clients = clients_of(request)
+    asked = pb.ListNodeExecutionsRequest(
+        project_id=access.project_id, run_id=run_id, page_size=page_size, page_token=page_token
+    )
+    reply = await clients.call(clients.executor.ListNodeExecutions, asked)
+    items = [node_execution_to_json(execution) for execution in reply.node_executions]
+    return Json(page_to_json(items, reply.next_page_token))
+
+
+@router.post("/runs/{run_id}/cancel", status_code=202, response_model=Run)
+async def cancel_run(request: Request, access: Editor, run_id: RunId) -> Response:
+    """Cancel a run: nodes not started are cancelled at once. Repeating it changes nothing."""
+    clients = clients_of(request)
+    asked = pb.CancelRunRequest(project_id=access.project_id, run_id=run_id)
+    reply = await clients.call(clients.executor.CancelRun, asked)
+    return Json(run_to_json(reply.run), status_code=202)
+
+
+def _list_request(
+    access: Access,
+    page_size: int,
+    page_token: str,
+    status: list[RunStatusName] | None,
+    created_after: Time | None,
+    created_before: Time | None,
+) -> pb.ListRunsRequest:
+    asked = pb.ListRunsRequest(
+        project_id=access.project_id,
+        page_size=page_size,
+        page_token=page_token,
+        statuses=[RUN_STATUSES[name] for name in dict.fromkeys(status or ())],
+    )
+    if created_after is not None:
+        asked.created_after.CopyFrom(time_to_proto(created_after))
+    if created_before is not None:
+        asked.created_before.CopyFrom(time_to_proto(created_before))
+    return asked
+
+
+async def _list(request: Request, asked: pb.ListRunsRequest) -> dict[str, object]:
+    clients = clients_of(request)
+    reply = await clients.call(clients.executor.ListRuns, asked)
+    return page_to_json([run_summary_to_json(run) for run in reply.runs], reply.next_page_token)

@@ -1,0 +1,126 @@
+"""Bodies of runs, node executions, events and node types."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from services.gateway.schemas.common import INT32_MAX, Input, JsonObject, Output, Page, Usage
+
+RunStatusName = Literal["pending", "running", "waiting", "succeeded", "failed", "cancelled"]
+NodeStatusName = Literal["pending", "ready", "running", "waiting", "succeeded", "failed", "skipped", "cancelled"]
+
+
+class RunInput(Input):
+    """A new run."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"example": {"input": {"question": "How do I add a node type?"}, "version": "latest"}}
+    )
+    input: Any = Field(None, description="Any JSON; what expressions call `input`. Absent or null = {}.")
+    version: Annotated[int, Field(ge=1, le=INT32_MAX)] | Literal["draft", "latest"] | None = Field(
+        None, description="null = the newest published version, or the draft when none is published."
+    )
+
+
+class Failure(Output):
+    """Why a node or a run failed."""
+
+    reason: str = Field(examples=["HTTP_STATUS"])
+    message: str
+    node_key: str | None
+    retryable: bool
+    details: JsonObject | None
+
+
+class RunSummary(Output):
+    """A run without input and output."""
+
+    id: str
+    workflow_id: str
+    workflow_name: str = Field(description="When the run started.")
+    version_id: str
+    version: int | None = Field(description="null = the draft, frozen when the run started.")
+    status: RunStatusName
+    error: Failure | None
+    usage: Usage
+    created_at: str
+    started_at: str | None
+    finished_at: str | None
+    rerun_of: str | None = Field(description="The run that this one repeats.")
+
+
+class Run(RunSummary):
+    """One execution of one version."""
+
+    input: Any
+    output: Any
+
+
+class RunPage(Page):
+    """A page of runs, newest first."""
+
+    items: list[RunSummary]
+
+
+class NodeExecution(Output):
+    """One node, one item, in one run."""
+
+    node_key: str
+    item_path: str = Field(description="Place inside maps and loops, such as `3.0`; empty at the top.")
+    type: str
+    status: NodeStatusName
+    attempt: int = Field(description="The present or last, from 1; 0 = none yet.")
+    input: Any = Field(description="Config after templates, where it was recorded.")
+    output: Any
+    port: str | None = Field(description="The live port where it is not `out`.")
+    error: Failure | None = Field(description="The last failure, also of an attempt that was retried.")
+    usage: Usage
+    queued_at: str | None
+    started_at: str | None
+    finished_at: str | None
+    worker: str | None
+
+
+class NodeExecutionPage(Page):
+    """A page of node executions, by the time they became ready."""
+
+    items: list[NodeExecution]
+
+
+class RunEvent(Output):
+    """Something that happened in a run."""
+
+    sequence: int = Field(description="From 1 in each run, without gaps; 0 = passing (`node.token`).")
+    type: str = Field(examples=["node.succeeded"])
+    at: str
+    node_key: str | None
+    item_path: str
+    data: JsonObject
+
+
+class RunEventPage(Page):
+    """A page of a run's events, in order. `page_token` is the last sequence number."""
+
+    items: list[RunEvent]
+
+
+class NodeType(Output):
+    """What a node can be."""
+
+    type: str = Field(examples=["llm_call"])
+    title: str
+    help: str
+    icon: str
+    category: str
+    config_schema: JsonObject = Field(description="JSON Schema of the config after templates.")
+    output_schema: JsonObject = Field(description="JSON Schema of the output.")
+    ports: list[str] = Field(description="`error` exists besides on every type that can fail.")
+    dynamic_ports_field: str | None = Field(description="Config field whose items' `port` are further ports.")
+    expression_fields: list[str] = Field(description="Config fields that are CEL without braces.")
+    default_timeout_seconds: float | None
+
+
+class NodeTypeList(Page):
+    """All node types, by name."""
+
+    items: list[NodeType]
