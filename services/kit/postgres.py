@@ -105,17 +105,21 @@ def constraint_of(error: DBAPIError) -> str:
 async def open_pool(url: str, *, size: int) -> asyncpg.Pool:
     """A pool of `size` connections for prepared statements. `json` and `jsonb` travel as bytes of text, unparsed."""
 
-    async def prepare(connection: asyncpg.Connection[Any]) -> None:
+    async def prepare(connection: "asyncpg.Connection[Any]") -> None:
         for name in ("json", "jsonb"):
             await connection.set_type_codec(
                 name, encoder=bytes.decode, decoder=str.encode, schema="pg_catalog", format="text"
             )
+
+    async def keep(_: "asyncpg.Connection[Any]") -> None:
+        """Nothing to undo on release: sessions are changed by SET LOCAL only, and a reset is a round trip per use."""
 
     return await asyncpg.create_pool(
         dsn=url,
         min_size=1,
         max_size=size,
         init=prepare,
+        reset=keep,
         server_settings=_SERVER_SETTINGS,
         timeout=5,
         command_timeout=30,

@@ -1,0 +1,1 @@
+"""Collections, records and search, without a framework."""

@@ -1,0 +1,1 @@
+"""Rows in PostgreSQL, schema `vector`; indexes in memory; their files."""

@@ -1,0 +1,1 @@
+"""Revisions of the schema `vector`; how they are written and run: `services.kit.migrate`."""

@@ -1,0 +1,172 @@
+"""Index files: caches of the rows, sealed so that what was not written here, whole, is never read as an index.
+
+    magic (8 bytes) | length of the header (4, little-endian) | header, JSON | index (faiss_index.py) | HMAC-SHA256 (32)
+
+The seal covers all before it. It is checked before anything is parsed, because FAISS's reader trusts its input: of
+6,000 mutated files it took a third for good ones. The header names the collection's data and its index parameters, so
+a file put in another's place is refused too. Names are made of UUIDs, and links are not followed.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import hmac
+import os
+from collections.abc import Callable
+from collections.abc import Collection as Many
+from pathlib import Path
+from typing import BinaryIO
+from uuid import UUID, uuid4
+
+import orjson
+import structlog
+
+from services.vector.domain.index import VectorIndex
+from services.vector.domain.model import Collection
+from services.vector.storage.faiss_index import FaissIndex
+
+log = structlog.get_logger(__name__)
+
+_MAGIC = b"HRINDEX1"
+_SEAL_BYTES = 32
+_BLOCK = 1 << 20
+_SUFFIX, _TEMPORARY = ".index", ".part"
+
+
+class FileSnapshots:
+    """The Snapshots (domain/index.py) in one folder, which several processes may share."""
+
+    def __init__(self, folder: Path, key: bytes) -> None:
+        """`key` seals the files; another one makes all of them worthless. Makes the folder."""
+        self._folder = folder
+        self._key = hmac.digest(key, b"headrace vector index file", hashlib.sha256)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def load(self, collection: Collection) -> FaissIndex | None:
+        """The index as it was written; None when there is none or it cannot be trusted, which removes it."""
+        path = self._path(collection.data_id)
+        try:
+            with _open_to_read(path) as file:
+                problem = self._problem(file, _header(collection))
+                if problem is None:
+                    return FaissIndex.read(collection, file)
+        except FileNotFoundError:
+            return None
+        except (OSError, MemoryError, RuntimeError, ValueError) as error:
+            problem = repr(error)
+        log.warning("index_file_refused", file=path.name, problem=problem)
+        with contextlib.suppress(OSError):
+            path.unlink()
+        return None
+
+    def begin(self, collection: Collection, index: VectorIndex) -> Callable[[], None]:
+        """Copy an index into a temporary file; the function returned seals it and puts it in place.
+
+        While the file is open it is locked, which tells `remove` that its writer lives.
+        """
+        if not isinstance(index, FaissIndex):
+            raise TypeError("only a FaissIndex has files")
+        path = self._path(collection.data_id)
+        temporary = path.with_name(f"{collection.data_id}.{uuid4().hex}{_TEMPORARY}")
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        file = os.fdopen(os.open(temporary, flags, 0o600), "w+b")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            header = _header(collection)
+            file.write(_MAGIC + len(header).to_bytes(4, "little") + header)
+            file.flush()
+            index.write(file)
+            file.flush()
+        except BaseException:
+            _discard(file, temporary)
+            raise
+        return lambda: self._seal(file, temporary, path)
+
+    def _seal(self, file: BinaryIO, temporary: Path, path: Path) -> None:
+        try:
+            size = file.seek(0, os.SEEK_END)
+            seal = self._digest(file, size)
+            file.seek(size)
+            file.write(seal)
+            file.flush()
+            os.fsync(file.fileno())
+            temporary.rename(path)
+        except BaseException:
+            _discard(file, temporary)
+            raise
+        file.close()
+        _sync_folder(self._folder)
+
+    def remove(self, collection_data: Many[UUID]) -> None:
+        """Delete the files of these data ids and what writers that died left behind."""
+        for data_id in collection_data:
+            self._path(data_id).unlink(missing_ok=True)
+        for path in self._folder.glob(f"*{_TEMPORARY}"):
+            with contextlib.suppress(OSError), _open_to_read(path) as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+
+    def data_ids(self) -> set[UUID]:
+        """The data ids that have files."""
+        found = set()
+        for path in self._folder.glob(f"*{_SUFFIX}"):
+            with contextlib.suppress(ValueError):
+                found.add(UUID(path.stem))
+        return found
+
+    def _path(self, data_id: UUID) -> Path:
+        return self._folder / f"{data_id}{_SUFFIX}"
+
+    def _problem(self, file: BinaryIO, header: bytes) -> str | None:
+        """Why a file cannot be trusted; None = it can, and stands where the index begins."""
+        size = file.seek(0, os.SEEK_END) - _SEAL_BYTES
+        if size < len(_MAGIC):
+            return "too short"
+        digest = self._digest(file, size)
+        if not hmac.compare_digest(digest, file.read(_SEAL_BYTES)):
+            return "its seal does not fit"
+        file.seek(0)
+        start = _MAGIC + len(header).to_bytes(4, "little") + header
+        return None if file.read(len(start)) == start else "of another collection or version"
+
+    def _digest(self, file: BinaryIO, size: int) -> bytes:
+        """The seal of the first `size` bytes; the file stands behind them afterwards."""
+        digest = hmac.new(self._key, digestmod=hashlib.sha256)
+        file.seek(0)
+        left = size
+        while left and (block := file.read(min(_BLOCK, left))):
+            digest.update(block)
+            left -= len(block)
+        return digest.digest()
+
+
+def _header(collection: Collection) -> bytes:
+    """What an index file must agree with. Not ef_search, which changes how it is searched only."""
+    index = collection.index
+    return orjson.dumps(
+        {
+            "project": str(collection.project_id),
+            "data": str(collection.data_id),
+            "dimension": collection.dimension,
+            "metric": collection.metric,
+            "index": [index.type, index.m, index.ef_construction],
+        }
+    )
+
+
+def _open_to_read(path: Path) -> BinaryIO:
+    return os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb")
+
+
+def _discard(file: BinaryIO, path: Path) -> None:
+    file.close()
+    path.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
