@@ -178,25 +178,12 @@ async def test_a_deleted_project_is_gone_with_its_secrets(
         await auth.call(pb.VerifyApiKeyRequest(secret=key.secret))
 
 
-@pytest.mark.parametrize(
-    ("member", "role", "kind"),
-    [
-        ("00000000-0000-7000-8000-000000000000", ROLE_VIEWER, NotFoundError),
-        ("nonsense", ROLE_VIEWER, NotFoundError),
-        (None, 0, InvalidArgumentError),
-        (None, 99, InvalidArgumentError),
-    ],
-)
-async def test_members_are_users_with_roles(
-    auth: Client,
-    ada: auth_pb2.User,
-    bob: auth_pb2.User,
-    shared: auth_pb2.Project,
-    member: str | None,
-    role: int,
-    kind: type[Exception],
-) -> None:
-    with pytest.raises(kind):
-        await auth.call(
-            pb.PutMemberRequest(user_id=ada.id, project_id=shared.id, member_user_id=member or bob.id, role=role)
-        )
+async def test_members_are_users_with_roles(auth: Client, ada: auth_pb2.User, bob: auth_pb2.User) -> None:
+    own = auth_pb2.Project(id=ada.personal_project_id)
+    for unknown in ("00000000-0000-7000-8000-000000000000", "nonsense", ""):
+        with pytest.raises(NotFoundError) as refused:
+            await auth.put_member(ada, own, auth_pb2.User(id=unknown), ROLE_VIEWER)
+        assert refused.value.reason == "USER_NOT_FOUND"
+    for role in (auth_pb2.ROLE_UNSPECIFIED, 99):
+        with pytest.raises(InvalidArgumentError):
+            await auth.put_member(ada, own, bob, role)
