@@ -56,11 +56,11 @@ class Batches:
     async def _run(self) -> None:
         prefers_short = True
         while self._short or self._long:
-            first, second = (self._short, self._long) if prefers_short else (self._long, self._short)
-            prefers_short = not prefers_short
-            batch = _take(first) or _take(second)
+            is_short = bool(self._short) and (prefers_short or not self._long)
+            prefers_short = not is_short
+            batch = _take(self._short if is_short else self._long)
             if not batch:
-                continue
+                continue  # All of them were cancelled.
             try:
                 encoded = await self._encode([item.text for item in batch])
             except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must learn of it

@@ -80,7 +80,8 @@ async def _introduce(process: Process, parameters: Mapping[str, str | int | bool
     """Send the parameters, wait for the URL. Empty when the process ends instead."""
     assert process.stdin is not None  # noqa: S101 - made with pipes; for type checkers
     assert process.stdout is not None  # noqa: S101 - the same
-    with contextlib.suppress(ConnectionError):
+    # It may have ended already (RuntimeError is uvloop's word for that); then it says nothing below.
+    with contextlib.suppress(ConnectionError, RuntimeError):
         process.stdin.write(json.dumps(parameters).encode() + b"\n")
         await process.stdin.drain()
     return (await process.stdout.readline()).decode().strip()

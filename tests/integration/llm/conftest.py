@@ -86,7 +86,8 @@ async def serve_models(tmp_path) -> AsyncIterator[Serve]:
         async def serve_these(*models: dict[str, Any], **settings: Any) -> Served:
             address = f"unix:{tmp_path}/s"
             return await serve(
-                stack, LlmSettings(listen=address, models=json.dumps(models), defaults="off", stop_seconds=0, **settings)
+                stack,
+                LlmSettings(listen=address, models=json.dumps(models), defaults="off", stop_seconds=0, **settings),
             )
 
         yield serve_these

@@ -45,7 +45,7 @@ class ScriptedServer:
     @property
     def url(self) -> str:
         """Where it listens."""
-        return "http://127.0.0.1:{}".format(self._server.sockets[0].getsockname()[1])
+        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
     def paths(self) -> list[str]:
         """The paths of POST requests so far."""

@@ -175,9 +175,7 @@ async def test_an_unknown_model_is_not_found_and_the_others_are_named(real):
         await real.rpc.call(real.stub.Generate, pb.GenerateRequest(model="SmolLM2", **ask("x")), timeout=5)
     assert caught.value.reason == "MODEL_NOT_FOUND"
     with pytest.raises(errors.NotFoundError, match="all-minilm-l6-v2"):
-        await real.rpc.call(
-            real.stub.Embed, pb.EmbedRequest(model="smollm2-135m-instruct", texts=["x"]), timeout=5
-        )
+        await real.rpc.call(real.stub.Embed, pb.EmbedRequest(model="smollm2-135m-instruct", texts=["x"]), timeout=5)
 
 
 async def test_a_real_server_elsewhere_is_used_by_its_url(real, serve_models):
