@@ -67,6 +67,7 @@ class Report:
     epoch: int
     outcome: Success | AttemptFailure | Release
     shown_input: bytes | None
+    handler_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +168,13 @@ class Jobs:
 
 
 def _record(state: RunState, position: int, report: Report) -> Verdict:
+    verdict = _decide(state, position, report)
+    if verdict is Verdict.ACCEPTED:
+        state.nodes[position].handler_seconds = report.handler_seconds
+    return verdict
+
+
+def _decide(state: RunState, position: int, report: Report) -> Verdict:
     outcome = report.outcome
     if isinstance(outcome, Success):
         return decide.report_success(

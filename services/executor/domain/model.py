@@ -94,6 +94,8 @@ class NodeExecutionView:
     usage: Usage
     port: str
     worker: str
+    handler_seconds: float | None
+    """Time that the handler took, by the worker's clock."""
     queued_at: datetime | None
     started_at: datetime | None
     finished_at: datetime | None

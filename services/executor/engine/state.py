@@ -104,6 +104,8 @@ class NodeState:
     input: bytes | None = None
     """JSON: the config after templates, as the worker showed it."""
     usage: Usage = NO_USAGE
+    handler_seconds: float | None = None
+    """Time that the handler took in the last attempt, by the worker's clock; shown only."""
     due_in: float | None = None
     """Seconds from the commit until the sweeper looks at it: timer, lease end, or next wake-up."""
     due_at: str | None = None

@@ -50,32 +50,34 @@ WITH created AS (
 ), nodes AS (
     INSERT INTO executor.node_executions AS n (
         run_id, node_key, item_path, type, queue, status, epoch, failures, claims, publications, worker, claim_id, port,
-        input, output, error, prompt_tokens, completion_tokens, model_calls, due_at, queued_at, started_at, finished_at)
+        input, output, error, prompt_tokens, completion_tokens, model_calls, handler_seconds, due_at, queued_at, started_at,
+        finished_at)
     SELECT u.run_id, u.node_key, '', u.type, u.queue, u.status, u.epoch, u.failures, u.claims, 0, u.worker, u.claim_id,
         u.port, u.input, u.output, u.error, u.prompt_tokens, u.completion_tokens, u.model_calls,
-        coalesce(u.due_at, now() + make_interval(secs => u.due_in)),
+        u.handler_seconds, coalesce(u.due_at, now() + make_interval(secs => u.due_in)),
         CASE WHEN u.status <= 6 THEN now() END,
         CASE WHEN u.status IN (3, 5, 6) THEN now() END,
         CASE WHEN u.status >= 5 THEN now() END
     FROM unnest($28::uuid[], $29::text[], $30::text[], $31::text[], $32::smallint[], $33::bigint[], $34::int[],
         $35::int[], $36::text[], $37::text[], $38::text[], $39::bytea[], $40::bytea[], $41::bytea[], $42::bigint[],
-        $43::bigint[], $44::int[], $45::timestamptz[], $46::float8[])
+        $43::bigint[], $44::int[], $45::timestamptz[], $46::float8[], $47::float8[])
         AS u (run_id, node_key, type, queue, status, epoch, failures, claims, worker, claim_id, port, input, output,
-            error, prompt_tokens, completion_tokens, model_calls, due_at, due_in)
+            error, prompt_tokens, completion_tokens, model_calls, due_at, due_in, handler_seconds)
     WHERE u.run_id IN (SELECT id FROM written)
     ON CONFLICT (run_id, node_key, item_path) DO UPDATE SET
         status = excluded.status, epoch = excluded.epoch, failures = excluded.failures, claims = excluded.claims,
         publications = 0, worker = excluded.worker, claim_id = excluded.claim_id, port = excluded.port,
         input = excluded.input, output = excluded.output, error = excluded.error,
         prompt_tokens = excluded.prompt_tokens, completion_tokens = excluded.completion_tokens,
-        model_calls = excluded.model_calls, due_at = excluded.due_at,
+        model_calls = excluded.model_calls, handler_seconds = excluded.handler_seconds,
+        due_at = excluded.due_at,
         queued_at = CASE WHEN excluded.status = 2 THEN now() ELSE n.queued_at END,
         started_at = CASE WHEN excluded.status = 3 THEN now() ELSE n.started_at END,
         finished_at = excluded.finished_at
 ), events AS (
     INSERT INTO executor.run_events (run_id, first_sequence, events)
     SELECT u.run_id, u.first_sequence, u.events
-    FROM unnest($47::uuid[], $48::bigint[], $49::bytea[]) AS u (run_id, first_sequence, events)
+    FROM unnest($48::uuid[], $49::bigint[], $50::bytea[]) AS u (run_id, first_sequence, events)
     WHERE u.run_id IN (SELECT id FROM written)
 )
 SELECT id FROM written
@@ -83,7 +85,7 @@ SELECT id FROM written
 
 
 def commit_arguments(states: Sequence[RunState], new: dict[UUID, NewRun]) -> list[list[Any]]:
-    """The 49 arrays of COMMIT. Runs are sorted by id, so that two commits lock them in one order."""
+    """The 50 arrays of COMMIT. Runs are sorted by id, so that two commits lock them in one order."""
     ordered = sorted(states, key=lambda state: state.run_id)
     created = [_created_row(state, new[state.run_id]) for state in ordered if state.run_id in new]
     moved = [_moved_row(state) for state in ordered if state.run_id not in new]
@@ -91,7 +93,7 @@ def commit_arguments(states: Sequence[RunState], new: dict[UUID, NewRun]) -> lis
     events = [
         (state.run_id, state.events[0]["sequence"], orjson.dumps(state.events)) for state in ordered if state.events
     ]
-    return [*_columns(created, 18), *_columns(moved, 9), *_columns(nodes, 19), *_columns(events, 3)]
+    return [*_columns(created, 18), *_columns(moved, 9), *_columns(nodes, 20), *_columns(events, 3)]
 
 
 def _columns(rows: list[tuple[Any, ...]], width: int) -> list[list[Any]]:
@@ -159,6 +161,7 @@ def _node_row(state: RunState, position: int) -> tuple[Any, ...]:
         node.usage.calls,
         due_at,
         _due_in(node),
+        node.handler_seconds,
     )
 
 

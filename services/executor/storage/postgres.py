@@ -30,7 +30,7 @@ FROM executor.runs WHERE id = ANY($1::uuid[])
 """
 _LOAD_NODES = """
 SELECT run_id, node_key, status, epoch, failures, claims, worker, claim_id, port, input, output, error, prompt_tokens,
-    completion_tokens, model_calls
+    completion_tokens, model_calls, handler_seconds
 FROM executor.node_executions WHERE run_id = ANY($1::uuid[])
 """
 _RENEW_LEASE = """
@@ -240,4 +240,5 @@ def _node_state(row: asyncpg.Record) -> NodeState:
         output=row["output"],
         error=failure_from_json(row["error"]),
         usage=Usage(row["prompt_tokens"], row["completion_tokens"], row["model_calls"]),
+        handler_seconds=row["handler_seconds"],
     )

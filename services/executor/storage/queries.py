@@ -145,6 +145,7 @@ def _node_execution(row: asyncpg.Record) -> NodeExecutionView:
         usage=Usage(row["prompt_tokens"], row["completion_tokens"], row["model_calls"]),
         port=row["port"],
         worker=row["worker"],
+        handler_seconds=row["handler_seconds"],
         queued_at=row["queued_at"],
         started_at=row["started_at"],
         finished_at=row["finished_at"],

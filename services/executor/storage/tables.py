@@ -7,6 +7,7 @@ from sqlalchemy import (
     TIMESTAMP,
     BigInteger,
     Column,
+    Double,
     Index,
     Integer,
     LargeBinary,
@@ -97,6 +98,7 @@ node_executions = Table(
     Column("prompt_tokens", BigInteger, nullable=False),
     Column("completion_tokens", BigInteger, nullable=False),
     Column("model_calls", Integer, nullable=False),
+    Column("handler_seconds", Double),  # by the worker's clock
     _time("due_at"),  # when the sweeper looks at it: next wake-up, end of the time-out, timer
     _time("queued_at"),
     _time("started_at"),

@@ -101,7 +101,7 @@ def run_to_proto(run: RunView) -> run_pb2.Run:
 
 def node_execution_to_proto(node: NodeExecutionView) -> run_pb2.NodeExecution:
     """A node execution as people see it."""
-    return run_pb2.NodeExecution(
+    message = run_pb2.NodeExecution(
         node_key=node.node_key,
         item_path=node.item_path,
         type=node.type,
@@ -117,6 +117,9 @@ def node_execution_to_proto(node: NodeExecutionView) -> run_pb2.NodeExecution:
         worker=node.worker,
         port="" if node.port == "out" else node.port,
     )
+    if node.handler_seconds is not None:
+        message.handler_time.FromNanoseconds(round(node.handler_seconds * 1e9))
+    return message
 
 
 def event_to_proto(event: EventView) -> run_pb2.RunEvent:
@@ -196,7 +199,13 @@ def report_from_proto(report: worker_pb2.Report) -> Report:
             outcome = Release()
         case _:
             raise ValueError("a report needs an outcome")
-    return Report(ref_from_proto(report.ref), report.epoch, outcome, report.input.utf8 or None)
+    return Report(
+        ref_from_proto(report.ref),
+        report.epoch,
+        outcome,
+        report.input.utf8 or None,
+        report.handler_time.ToNanoseconds() / 1e9,
+    )
 
 
 _REPORT_STATUS = {

@@ -3,7 +3,8 @@
 import platform
 from contextlib import AsyncExitStack
 
-from services.executor.handlers.clients import Services
+from services.executor.egress import Egress, parse_host_ports
+from services.executor.handlers.clients import Services, Targets
 from services.executor.handlers.registry import catalogue
 from services.executor.worker.loop import Worker
 from services.executor.worker.runner import Runner
@@ -21,13 +22,9 @@ async def serve(stack: AsyncExitStack) -> None:
     await health.start()
     stack.push_async_callback(health.stop)
     node_types = catalogue()
-    services = Services(
-        auth_target=peers.auth_target,
-        executor_target=peers.executor_target,
-        llm_target=peers.llm_target,
-        vector_target=peers.vector_target,
-        egress_allow=peers.egress_allow,
-    )
+    targets = Targets(peers.auth_target, peers.executor_target, peers.llm_target, peers.vector_target)
+    egress = Egress(parse_host_ports(peers.egress_allow), parse_host_ports(peers.egress_deny))
+    services = Services(targets, egress=egress)
     stack.push_async_callback(services.close)
     client = await nats.connect(peers.nats_url.get_secret_value(), name="headrace-worker")
     stack.push_async_callback(client.close)

@@ -1,6 +1,7 @@
 """Runs one job: resolves its templates, checks its config, calls the handler, and reports whatever happens."""
 
 import asyncio
+import time
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -8,7 +9,6 @@ from uuid import UUID
 
 import orjson
 import structlog
-from google.protobuf.timestamp_pb2 import Timestamp
 from headrace.common.v1 import value_pb2
 from headrace.executor.v1 import run_pb2
 from headrace.executor.v1 import worker_pb2 as pb
@@ -44,7 +44,7 @@ class Runner:
     async def run(self, job: pb.Job, emit_token: TokenSink) -> pb.Report:
         """Run a job and report how it ended. Raises only CancelledError."""
         report = pb.Report(ref=job.ref, epoch=job.epoch)
-        report.started_at.CopyFrom(_now())
+        started = time.perf_counter()
         try:
             result = await self._perform(job, report, emit_token)
             output = _checked_output(job, result)
@@ -71,6 +71,7 @@ class Runner:
                 f"Node {job.ref.node_key!r}: its handler failed with {type(error).__name__}. See the worker's log.",
             )
             report.failure.CopyFrom(_failure(job, unexpected))
+        report.handler_time.FromNanoseconds(round((time.perf_counter() - started) * 1e9))
         return report
 
     async def _perform(self, job: pb.Job, report: pb.Report, emit_token: TokenSink) -> Result:
@@ -186,9 +187,3 @@ def _details(error: HandlerError) -> bytes:
     except (InvalidArgumentError, orjson.JSONEncodeError):
         return orjson.dumps({"details": repr(error.details)[:1000]})
     return data if len(data) <= MAX_SHOWN_INPUT_BYTES else orjson.dumps({"truncated": True})
-
-
-def _now() -> Timestamp:
-    stamp = Timestamp()
-    stamp.GetCurrentTime()
-    return stamp

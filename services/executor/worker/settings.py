@@ -28,3 +28,4 @@ class PeerSettings(BaseSettings):
     llm_target: str = Field(description="gRPC target of the LLM service.")
     vector_target: str = Field(description="gRPC target of the vector service.")
     egress_allow: str = Field("", description="host:port,… beyond public addresses that nodes may connect to.")
+    egress_deny: str = Field("", description="host:port,… that nodes may never connect to: our own database.")

@@ -62,6 +62,7 @@ def node_execution_to_json(execution: run_pb2.NodeExecution) -> dict[str, Any]:
         "started_at": time_to_json(execution, "started_at"),
         "finished_at": time_to_json(execution, "finished_at"),
         "worker": execution.worker or None,
+        "handler_seconds": execution.handler_time.ToNanoseconds() / 1e9 if execution.HasField("handler_time") else None,
     }
 
 

@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -257,6 +258,7 @@ class NodeExecution(_message.Message):
     FINISHED_AT_FIELD_NUMBER: _builtins.int
     WORKER_FIELD_NUMBER: _builtins.int
     PORT_FIELD_NUMBER: _builtins.int
+    HANDLER_TIME_FIELD_NUMBER: _builtins.int
     node_key: _builtins.str
     """Key of the node."""
     item_path: _builtins.str
@@ -299,6 +301,12 @@ class NodeExecution(_message.Message):
     def finished_at(self) -> _timestamp_pb2.Timestamp:
         """When it ended."""
 
+    @_builtins.property
+    def handler_time(self) -> _duration_pb2.Duration:
+        """Time that the handler took in its last attempt, by the worker's clock. The rest between started_at and finished_at is
+        the engine's. Absent for inline nodes.
+        """
+
     def __init__(
         self,
         *,
@@ -316,10 +324,11 @@ class NodeExecution(_message.Message):
         finished_at: _timestamp_pb2.Timestamp | None = ...,
         worker: _builtins.str = ...,
         port: _builtins.str = ...,
+        handler_time: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "queued_at", b"queued_at", "started_at", b"started_at", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "finished_at", b"finished_at", "handler_time", b"handler_time", "input", b"input", "output", b"output", "queued_at", b"queued_at", "started_at", b"started_at", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "error", b"error", "finished_at", b"finished_at", "input", b"input", "item_path", b"item_path", "node_key", b"node_key", "output", b"output", "port", b"port", "queued_at", b"queued_at", "started_at", b"started_at", "status", b"status", "type", b"type", "usage", b"usage", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "error", b"error", "finished_at", b"finished_at", "handler_time", b"handler_time", "input", b"input", "item_path", b"item_path", "node_key", b"node_key", "output", b"output", "port", b"port", "queued_at", b"queued_at", "started_at", b"started_at", "status", b"status", "type", b"type", "usage", b"usage", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

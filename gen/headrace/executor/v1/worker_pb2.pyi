@@ -10,7 +10,6 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
-from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from headrace.common.v1 import value_pb2 as _value_pb2
@@ -347,7 +346,7 @@ class Report(_message.Message):
     FAILURE_FIELD_NUMBER: _builtins.int
     RELEASE_FIELD_NUMBER: _builtins.int
     INPUT_FIELD_NUMBER: _builtins.int
-    STARTED_AT_FIELD_NUMBER: _builtins.int
+    HANDLER_TIME_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     """As claimed."""
     @_builtins.property
@@ -371,8 +370,8 @@ class Report(_message.Message):
         """Config after templates, without secrets, cut to what is worth showing. May be empty."""
 
     @_builtins.property
-    def started_at(self) -> _timestamp_pb2.Timestamp:
-        """When the handler started, by the worker's clock; shown, never used to decide."""
+    def handler_time(self) -> _duration_pb2.Duration:
+        """Time that the handler took, by the worker's clock; shown, never used to decide."""
 
     def __init__(
         self,
@@ -383,11 +382,11 @@ class Report(_message.Message):
         failure: Global___AttemptFailure | None = ...,
         release: Global___Release | None = ...,
         input: _value_pb2.Json | None = ...,
-        started_at: _timestamp_pb2.Timestamp | None = ...,
+        handler_time: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "input", b"input", "outcome", b"outcome", "ref", b"ref", "release", b"release", "started_at", b"started_at", "success", b"success"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "handler_time", b"handler_time", "input", b"input", "outcome", b"outcome", "ref", b"ref", "release", b"release", "success", b"success"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "failure", b"failure", "input", b"input", "outcome", b"outcome", "ref", b"ref", "release", b"release", "started_at", b"started_at", "success", b"success"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "failure", b"failure", "handler_time", b"handler_time", "input", b"input", "outcome", b"outcome", "ref", b"ref", "release", b"release", "success", b"success"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["success", "failure", "release"]  # noqa: Y015
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015

@@ -77,6 +77,7 @@ _STATEMENTS = (
         prompt_tokens bigint NOT NULL,
         completion_tokens bigint NOT NULL,
         model_calls integer NOT NULL,
+        handler_seconds double precision,
         due_at timestamptz,
         queued_at timestamptz,
         started_at timestamptz,
