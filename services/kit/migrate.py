@@ -32,8 +32,6 @@ from typing import TYPE_CHECKING
 import asyncpg
 import structlog
 
-from services.kit.postgres import open_engine
-
 if TYPE_CHECKING:
     from sqlalchemy import Connection, MetaData
 
@@ -51,7 +49,7 @@ def migrate(url: str, *, schema: str, migrations: ModuleType) -> None:
     and one query. A schema newer than this code knows is left as it is, with a warning. Each revision is one
     transaction; in it locks are waited for 10 s, a statement may take 15 min. Raises what PostgreSQL raises.
     """
-    versions = Path(str(migrations.__file__)).parent / "versions"
+    versions = versions_of(migrations)
     newest = newest_revision(versions)
     present = asyncio.run(_present_revision(url, schema))
     if present > newest:
@@ -59,6 +57,16 @@ def migrate(url: str, *, schema: str, migrations: ModuleType) -> None:
     elif present < newest:
         asyncio.run(_upgrade(url, schema, versions))
         log.info("schema_migrated", schema=schema, revision=newest)
+
+
+async def is_current(url: str, *, schema: str, versions: Path) -> bool:
+    """Whether `migrate` would find nothing to do; for who would have to start a process to call it."""
+    return await _present_revision(url, schema) >= newest_revision(versions)
+
+
+def versions_of(migrations: ModuleType) -> Path:
+    """The folder with the revisions of a `migrations` package."""
+    return Path(str(migrations.__file__)).parent / "versions"
 
 
 def newest_revision(versions: Path) -> str:
@@ -87,6 +95,8 @@ async def _present_revision(url: str, schema: str) -> str:
 
 
 async def _upgrade(url: str, schema: str, versions: Path) -> None:
+    from services.kit.postgres import open_engine  # noqa: PLC0415 - SQLAlchemy is not needed to find nothing to do
+
     engine = open_engine(url, pool_size=1)
     try:
         async with engine.connect() as connection:
@@ -125,6 +135,8 @@ async def differences(url: str, *, schema: str, metadata: "MetaData") -> list[ob
     """What differs between a migrated schema and the tables declared for it, as Alembic's operations. For tests."""
     from alembic.autogenerate import compare_metadata  # noqa: PLC0415 - for tests only
     from alembic.migration import MigrationContext  # noqa: PLC0415
+
+    from services.kit.postgres import open_engine  # noqa: PLC0415
 
     def compare(connection: "Connection") -> list[object]:
         options = {

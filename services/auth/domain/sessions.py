@@ -95,13 +95,13 @@ class Sessions:
             )
             if not won:  # someone was faster, or it is over: see how things stand now
                 family = await transaction.family(token.user_id, token.family_id, grace_seconds=GRACE_SECONDS)
-            reused = not won and family is not None and family.live and not _may_repeat(token, family)
+            reused = not won and family is not None and family.live and _is_reuse(token, family)
             if reused:
                 await transaction.revoke_family(token.user_id, token.family_id)
         # Raised after the commit: what was revoked stays revoked.
         if reused:
             log.warning("refresh_token_reused", user_id=str(token.user_id), family_id=str(token.family_id))
-        if reused or account is None or family is None or not family.live:
+        if reused or account is None or family is None or not family.live or token.counter > family.counter:
             raise _invalid_refresh_token()
         return self._pair(account.user, family, counter=token.counter + 1)
 
@@ -123,9 +123,12 @@ class Sessions:
         )
 
 
-def _may_repeat(token: RefreshToken, family: Family) -> bool:
-    """The token is the one just replaced, and the reply that held its successor may have been lost."""
-    return token.counter == family.counter - 1 and family.just_rotated
+def _is_reuse(token: RefreshToken, family: Family) -> bool:
+    """The token was replaced, and not just now, when the reply that held its successor may have been lost.
+
+    A token ahead of its family is none: the family came back from a backup.
+    """
+    return token.counter < family.counter and not (token.counter == family.counter - 1 and family.just_rotated)
 
 
 def _invalid_credentials() -> UnauthenticatedError:

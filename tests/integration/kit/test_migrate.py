@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from deploy.local import databases
-from services.kit.migrate import migrate, newest_revision
+from services.kit.migrate import is_current, migrate, newest_revision, versions_of
 from tests.support import backends
 
 FIRST = """
@@ -74,12 +74,14 @@ async def value(url: str, query: str) -> object:
 
 
 async def test_many_at_once_migrate_once(url: str, migrations: ModuleType) -> None:
+    assert not await is_current(url, schema="things", versions=versions_of(migrations))
     await asyncio.gather(*(run(url, migrations) for _ in range(4)))
+    assert await is_current(url, schema="things", versions=versions_of(migrations))
     assert await value(url, "SELECT version_num FROM things.alembic_version") == "0001"
 
 
 async def test_a_failed_revision_leaves_the_one_before_and_no_traces(url: str, migrations: ModuleType) -> None:
-    second = Path(str(migrations.__file__)).parent / "versions" / "0002_second.py"
+    second = versions_of(migrations) / "0002_second.py"
     second.write_text(SECOND.format(then="SELECT 1/0"))
     with pytest.raises(Exception, match="division by zero"):
         await run(url, migrations)
@@ -113,7 +115,7 @@ async def test_a_role_that_may_not_create_schemas_migrates_its_own(
 
 
 def test_files_that_are_no_revisions_are_told(migrations: ModuleType) -> None:
-    versions = Path(str(migrations.__file__)).parent / "versions"
+    versions = versions_of(migrations)
     assert newest_revision(versions) == "0001"
     (versions / "second.py").write_text("")
     with pytest.raises(ValueError, match="0001_users"):
