@@ -117,9 +117,9 @@ class PostgresCollections:
             async with transaction(self._pool) as held:
                 row = await held.fetchrow(
                     f"""
-                    UPDATE vector.collections SET name = coalesce($4, name), ef_search = coalesce($5, ef_search),
+                    UPDATE vector.collections SET name = coalesce($4::text, name), ef_search = coalesce($5::integer, ef_search),
                         revision = revision + 1, updated_at = now()
-                    WHERE project_id = $1 AND {column} = $2 AND $3 IN (0, revision) RETURNING {_COLUMNS}
+                    WHERE project_id = $1 AND {column} = $2 AND $3::bigint IN (0, revision) RETURNING {_COLUMNS}
                     """,
                     *(project_id, value, revision, name, ef_search),
                 )
@@ -136,7 +136,7 @@ class PostgresCollections:
                 f"""
                 WITH gone AS (
                     DELETE FROM vector.collections
-                    WHERE project_id = $1 AND {column} = $2 AND $3 IN (0, revision) RETURNING {_COLUMNS}
+                    WHERE project_id = $1 AND {column} = $2 AND $3::bigint IN (0, revision) RETURNING {_COLUMNS}
                 ), noted AS (
                     INSERT INTO vector.dropped_data (data_id, project_id) SELECT data_id, project_id FROM gone
                 )
