@@ -18,7 +18,7 @@ from threading import Lock
 from typing import Any
 
 from services.kit.cel.compiler import Compiler
-from services.kit.cel.errors import ExpressionError, Failure, Refusal, excerpt
+from services.kit.cel.errors import ExpressionError, Failure, Refusal, excerpt, sentence_of
 from services.kit.cel.evaluation import MAX_WORK, Frame, Run
 from services.kit.cel.parser import MAX_SOURCE_LENGTH, parse
 from services.kit.cel.results import MAX_RESULT_BYTES, MAX_RESULT_VALUES, Allowance
@@ -94,7 +94,7 @@ class Expression:
                 frame.slots = [None] * self._slots
             return allowance.take(self._run(frame))
         except Failure as failure:
-            raise self._error("EXPRESSION_FAILED", failure.sentence() + ".") from None
+            raise self._error("EXPRESSION_FAILED", sentence_of(failure.sentence())) from None
         except Refusal as refusal:
             raise self._error(refusal.reason, refusal.sentence) from None
         except RecursionError:

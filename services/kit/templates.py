@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from services.kit.cel.conversions import to_json
-from services.kit.cel.errors import ExpressionError, Failure, Refusal
+from services.kit.cel.errors import ExpressionError, Failure, Refusal, sentence_of
 from services.kit.cel.evaluation import Frame
 from services.kit.cel.results import Allowance
 from services.kit.cel.tokens import find_end, syntax_error
@@ -201,9 +201,10 @@ def _piece(expression: Expression, frame: Frame, allowance: Allowance) -> str:
     if type(value) is bool:
         return "true" if value else "false"
     try:
-        return to_json(frame, value)
+        # Counted again, as text: escaping makes it longer.
+        return str(allowance.take(to_json(frame, value)))
     except Failure as failure:
-        raise ExpressionError("EXPRESSION_FAILED", f"{failure.sentence()}.") from None
+        raise ExpressionError("EXPRESSION_FAILED", sentence_of(failure.sentence())) from None
     except Refusal as refusal:
         raise ExpressionError(refusal.reason, refusal.sentence) from None
 

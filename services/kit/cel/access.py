@@ -1,9 +1,9 @@
 """Reading fields and items, and the sentences for what is not there."""
 
-from difflib import get_close_matches
+from itertools import islice
 from typing import Any
 
-from services.kit.cel.errors import ExpressionError, Failure, Place, excerpt
+from services.kit.cel.errors import ExpressionError, Failure, Place, closest, excerpt
 from services.kit.cel.evaluation import Frame, Run
 from services.kit.cel.syntax import Name
 from services.kit.cel.values import type_name
@@ -108,11 +108,11 @@ def _sentence(value: Any, key: Any, container: Place, place: Place) -> str:
     if value is None:
         return f"{place}: {container} is null"
     if type(value) is dict and type(key) is str:
-        close = get_close_matches(key[:64], [name for name in list(value)[:64] if type(name) is str], 1)
+        close = closest(key, value)
         if close:
-            hint = f"did you mean `{excerpt(close[0])}`?"
+            hint = f"did you mean `{excerpt(close)}`?"
         elif value:
-            shown = ", ".join(f"`{excerpt(str(name))}`" for name in list(value)[:8])
+            shown = ", ".join(f"`{excerpt(name)}`" for name in islice(value, 8) if type(name) is str)
             hint = f"it has {shown}" + (f" and {len(value) - 8} more" if len(value) > 8 else "")
         else:
             hint = "it is an empty map"
@@ -120,7 +120,7 @@ def _sentence(value: Any, key: Any, container: Place, place: Place) -> str:
     if type(value) is dict:
         return f"{place}: the fields of a map are named by text, not by {type_name(key)}"
     if type(value) is list and type(key) in {int, float}:
-        return f"{place}: {container} has {len(value)} items, counted from 0; there is no item {key}"
+        return f"{place}: {container} has {len(value)} items, counted from 0; there is no such item"
     if type(value) is list:
         return f"{place}: {container} is a list; pick an item with a number, or use `.map(x, x.field)`"
     return f"{place}: {container} is {type_name(value)} and has no fields or items"
@@ -150,13 +150,15 @@ def test_run(operand: Run, key: Run) -> Run:
 def name_error(name: Name, source: str, known: frozenset[str], scope: dict[str, int]) -> ExpressionError:
     """The error for a free name that does not exist."""
     allowed = sorted(known)
-    close = get_close_matches(name.name, [*allowed, *scope], 1)
-    if close:
-        hint = f" Did you mean `{close[0]}`?"
+    close = closest(name.name, [*allowed, *scope])
+    if source[name.start - 1 : name.start] == "-":
+        hint = ' A key with a minus sign is read as `nodes["my-key"]`.'
+    elif close:
+        hint = f" Did you mean `{close}`?"
     elif source[name.end : name.end + 1] == ".":
         hint = f" The output of a node is read as `nodes.{excerpt(name.name)}.output`."
     else:
-        hint = ' Text stands in quotes. A key with a minus sign is read as `nodes["my-key"]`.'
+        hint = " Text stands in quotes."
     return ExpressionError(
         "EXPRESSION_UNKNOWN_NAME",
         f"`{excerpt(name.name)}` is not known (column {name.start + 1}). Known are: {', '.join(allowed)}.{hint}",

@@ -3,6 +3,7 @@
 from typing import Any
 
 from services.kit.cel.errors import Failure
+from services.kit.cel.parser import INT_MAX, INT_MIN
 from services.kit.cel.values import type_name
 
 
@@ -27,6 +28,8 @@ def as_map(name: str, value: Any) -> dict[str, Any]:
 def as_whole(name: str, value: Any) -> int:
     if type(value) is float and value.is_integer():
         return int(value)
+    if type(value) is int and not INT_MIN <= value <= INT_MAX:
+        raise Failure(f"`{name}` needs a whole number of 64 bits")
     if type(value) is not int:
         raise Failure(lambda: f"`{name}` needs a whole number, this is {type_name(value)}")
     return value

@@ -4,13 +4,12 @@ A closure per node, so that an evaluation does no dispatch and no look-up of wha
 its weight: the steps it takes at most, without macros' turns and without what depends on the size of values.
 """
 
-from difflib import get_close_matches
 from functools import partial
 from typing import Any, NamedTuple
 
 from services.kit.cel import syntax
 from services.kit.cel.access import name_error, path_run, test_run
-from services.kit.cel.errors import ExpressionError, Failure, Place, excerpt, located
+from services.kit.cel.errors import ExpressionError, Failure, Place, closest, excerpt, located
 from services.kit.cel.evaluation import Frame, Run
 from services.kit.cel.functions import FUNCTIONS, OTHER_NAMES
 from services.kit.cel.logic import all_of, any_of, choose, fallback
@@ -252,13 +251,13 @@ class Compiler:
 
     def _wrong_call(self, node: syntax.Call, least: int, most: int) -> ExpressionError:
         count = len(node.arguments) + (node.target is not None)
-        takes = str(least) if least == most else f"{least} to {most}"
-        problem = f"`{node.name}` takes {takes} values (the one before the dot counts), here are {count}"
+        takes = f"{least} value{'s' * (least > 1)}" if least == most else f"{least} to {most} values"
+        problem = f"`{node.name}` takes {takes} (the one before the dot counts), not {count}"
         return self._syntax(problem, node)
 
     def _unknown_function(self, node: syntax.Call) -> ExpressionError:
-        meant = [OTHER_NAMES[node.name]] if node.name in OTHER_NAMES else get_close_matches(node.name, CALLABLE, 1)
-        hint = f" Did you mean `{meant[0]}`?" if meant else f" There are: {', '.join(sorted(CALLABLE))}."
+        meant = OTHER_NAMES.get(node.name) or closest(node.name, sorted(CALLABLE))
+        hint = f" Did you mean `{meant}`?" if meant else f" There are: {', '.join(sorted(CALLABLE))}."
         if node.name == "now":
             hint = " A run must give the same when it is repeated; use a time of `run` instead."
         return ExpressionError(

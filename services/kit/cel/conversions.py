@@ -8,14 +8,13 @@ from typing import Any
 import orjson
 
 from services.kit.cel.arguments import as_text
-from services.kit.cel.errors import Failure, Refusal, excerpt
+from services.kit.cel.errors import Failure, Refusal
 from services.kit.cel.evaluation import Frame
 from services.kit.cel.numbers import in_range
 from services.kit.cel.parser import INT_MAX, INT_MIN
 from services.kit.cel.results import Allowance
 from services.kit.cel.times import text_of_duration, text_of_timestamp, unix_seconds
 from services.kit.cel.values import type_name
-from services.kit.strict_json import MAX_DEPTH
 
 MAX_PARSED_LENGTH = 128 * 1024
 """Characters that `parseJson` reads."""
@@ -56,7 +55,7 @@ def to_bool(_frame: Frame, value: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    return f"`{excerpt(value)}`" if type(value) is str else type_name(value)
+    return "the text" if type(value) is str else type_name(value)
 
 
 def to_string(_frame: Frame, value: Any) -> str:
@@ -103,4 +102,4 @@ def parse_json(frame: Frame, value: Any) -> Any:
     try:
         return orjson.loads(text)
     except (orjson.JSONDecodeError, RecursionError):
-        raise Failure(lambda: f"`{excerpt(text)}` is not JSON (or nests deeper than {MAX_DEPTH} levels)") from None
+        raise Failure("the text is not JSON") from None

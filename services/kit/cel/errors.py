@@ -1,9 +1,13 @@
 """The one error that users of expressions meet, and the two signals inside an evaluation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+from itertools import islice
 from typing import NamedTuple
 
 EXCERPT_LENGTH = 80
+_COMPARED_LENGTH = 32
+_COMPARED_NAMES = 64
 
 
 class ExpressionError(Exception):
@@ -63,6 +67,23 @@ def located(failure: Failure, place: Place) -> Failure:
 
 
 def excerpt(text: str, start: int = 0, end: int | None = None) -> str:
-    """A piece of an expression, on one line and short enough for a message."""
+    """A piece of an expression or a name, printable, on one line and short enough for a message."""
     piece = " ".join(text[start : len(text) if end is None else end][: 4 * EXCERPT_LENGTH].split())
+    if not piece.isprintable():
+        piece = "".join(character if character.isprintable() else "\ufffd" for character in piece)
     return piece if len(piece) <= EXCERPT_LENGTH else piece[: EXCERPT_LENGTH - 1] + "…"
+
+
+def closest(word: str, candidates: Iterable[object]) -> str | None:
+    """The candidate that was probably meant. Looks at few and short ones only: comparing takes quadratic time."""
+    short = [
+        name for name in islice(candidates, _COMPARED_NAMES) if isinstance(name, str) and len(name) <= _COMPARED_LENGTH
+    ]
+    found = get_close_matches(word[:_COMPARED_LENGTH], short, 1)
+    return found[0] if found else None
+
+
+def sentence_of(text: str) -> str:
+    """Text as a sentence: with a capital letter and a full stop."""
+    text = text[:1].upper() + text[1:]
+    return text if text.endswith((".", "?")) else text + "."

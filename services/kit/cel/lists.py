@@ -52,7 +52,7 @@ def sort(frame: Frame, value: Any) -> list[Any]:
         raise Failure("`sort` needs a list of only numbers or only texts")
     text = sum(map(len, items)) if kinds == {str} else 0
     rounds = len(items).bit_length()
-    frame.charge((len(items) + (text >> 8)) * rounds >> 1)
+    frame.charge((len(items) + (text >> 8)) * rounds >> 2)
     frame.make(len(items))
     return sorted(items)
 

@@ -125,6 +125,8 @@ def _float_size(numbers: list[float]) -> int:
 
 def _converted(value: Any) -> Any:
     if type(value) is datetime:
+        if value.tzinfo is None:
+            raise Failure("the result holds a time without an offset, which is not JSON")
         return text_of_timestamp(value)
     return seconds_of(value) if type(value) is timedelta else value.name
 

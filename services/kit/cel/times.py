@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
-from services.kit.cel.errors import Failure, excerpt
+from services.kit.cel.errors import Failure
 from services.kit.cel.evaluation import Frame
 from services.kit.cel.values import type_name
 
@@ -34,9 +34,7 @@ def timestamp(_frame: Frame, value: Any) -> datetime:
     except (ValueError, OverflowError):
         pass  # A day or hour that does not exist, or a year that datetime does not reach.
     if type(value) is str:
-        raise Failure(
-            lambda: f"`{excerpt(value)}` is no timestamp; it is written 2026-05-04T10:00:00Z or with an offset, +02:00"
-        )
+        raise Failure("the text is no timestamp; one is written 2026-05-04T10:00:00Z, or with an offset such as +02:00")
     raise Failure(lambda: f"`timestamp` needs text such as 2026-05-04T10:00:00Z, this is {_shown(value)}")
 
 
@@ -53,7 +51,7 @@ def duration(frame: Frame, value: Any) -> timedelta:
         microseconds += float(part[1]) * _MICROSECONDS[part[2]]
         position = part.end()
     if not text or position < len(text):
-        raise Failure(lambda: f"`{excerpt(value)}` is no duration; it is written 90s, 1h30m, 250ms")
+        raise Failure("the text is no duration; one is written 90s, 1h30m, 250ms")
     try:
         return timedelta(microseconds=round(-microseconds if value[0] == "-" else microseconds))
     except OverflowError:
@@ -87,18 +85,22 @@ def _shown(value: Any) -> str:
 
 
 def _local(name: str, value: Any, offset: Any) -> datetime:
-    if type(value) is not datetime:
+    if type(value) is not datetime or value.tzinfo is None:
         raise Failure(lambda: f"`{name}` needs a timestamp, this is {type_name(value)}; convert with `timestamp(x)`")
-    if offset in {"UTC", "Z"} if type(offset) is str else offset is None:
-        return value.astimezone(UTC)
+    try:
+        return value.astimezone(_zone(name, offset))
+    except (OverflowError, ValueError):
+        raise Failure("the time is outside the years 1 to 9999") from None
+
+
+def _zone(name: str, offset: Any) -> timezone:
+    if offset in (None, "UTC", "Z"):
+        return UTC
     found = _OFFSET.fullmatch(offset) if type(offset) is str else None
     if found is None:
         raise Failure(f'`{name}` takes an offset such as "+02:00" or "UTC"; zones by name change with the season')
     delta = timedelta(hours=int(found[2]), minutes=int(found[3]))
-    try:
-        return value.astimezone(timezone(-delta if found[1] == "-" else delta))
-    except OverflowError:
-        raise Failure("the time is outside the years 1 to 9999") from None
+    return timezone(-delta if found[1] == "-" else delta)
 
 
 def _part(name: str, read: Callable[[datetime], int]) -> Callable[..., int]:

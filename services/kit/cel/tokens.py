@@ -96,7 +96,7 @@ def find_end(text: str, start: int) -> int:
 def _refused(match: re.Match[str] | None, source: str, position: int) -> ExpressionError:
     if match is None:
         character = source[position]
-        problem = f"`{character}` is not understood here. {_HINTS.get(character, '')}".rstrip()
+        problem = f"`{excerpt(character)}` is not understood here. {_HINTS.get(character, '')}".rstrip()
     else:
         problem = _REFUSED[match.lastgroup or ""]
     return syntax_error(problem, source, position)
@@ -126,7 +126,9 @@ def text_of(token: Token, source: str) -> str:
         if simple is not None:
             return _SIMPLE_ESCAPES.get(simple, simple)
         if unknown is not None:
-            raise syntax_error(f"`\\{unknown}` is no escape; a backslash itself is `\\\\`.", source, token.start)
+            raise syntax_error(
+                f"`\\{excerpt(unknown)}` is no escape; a backslash itself is `\\\\`.", source, token.start
+            )
         code = int(octal, 8) if octal is not None else int(byte or short or long, 16)
         if code > 0x10FFFF or 0xD800 <= code <= 0xDFFF:
             raise syntax_error(f"`{match.group()}` is no Unicode character.", source, token.start)
