@@ -25,7 +25,10 @@ MAX_ROWS = 1000
 """Rows of one call."""
 DEFAULT_ROWS = 100
 MAX_ORDER_COLUMNS = 8
-_MAX_OFFSET = 1_000_000
+MAX_RESULT_BYTES = 1024 * 1024
+"""Largest JSON of rows that a write returns: it becomes the output of a node."""
+MAX_PAGE_BYTES = 8 * 1024 * 1024
+"""Largest JSON of a page of rows: half of what a message may hold."""
 _MAX_VIOLATIONS = 20
 _INT64 = range(-(2**63), 2**63)
 _EXACT_FLOAT = 2**53
@@ -80,6 +83,7 @@ class ProjectRows:
                 after_row=None if order_by or not page_token else start,
             )
             read = await transaction.read_rows(table, query)
+        _check_size(read.rows, MAX_PAGE_BYTES)
         if read.count < limit or read.last_row is None:
             return read.rows, ""
         return read.rows, encode_page_token([start + limit if order_by else read.last_row])
@@ -111,6 +115,7 @@ class ProjectRows:
             key = key_for(table, operation, key)
             checked = check_rows(table, operation, rows, key)
             written = await transaction.write_rows(table, operation, checked, key)
+            _check_size(written.rows, MAX_RESULT_BYTES)
             if effect_key:
                 result = b"%d\n%b" % (written.rows_affected, written.rows)
                 await transaction.finish_effect(project_id, effect_key, result)
@@ -276,6 +281,14 @@ def _utc(value: str) -> str:
 def _shown(value: Any) -> str:
     text = orjson.dumps(value).decode()
     return text if len(text) <= 40 else text[:40] + "…"
+
+
+def _check_size(rows: bytes, limit: int) -> None:
+    if len(rows) > limit:
+        raise InvalidArgumentError(
+            f"The rows make {len(rows)} bytes of JSON; the limit is {limit}. Take fewer rows or columns at once.",
+            reason="RESULT_TOO_LARGE",
+        )
 
 
 def _start(page_token: str) -> int:

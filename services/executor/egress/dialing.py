@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from services.executor.egress.addresses import is_address, is_public
 from services.executor.egress.errors import EgressError
-from services.executor.egress.rules import HostPort, Rules, denied
+from services.executor.egress.rules import HostPort, Rules, denied, not_public
 
 CONNECT_SECONDS = 10.0
 """Longest wait for a connection, TLS included, per address."""
@@ -50,12 +50,7 @@ class Dialer:
         if self.rules.deny:
             await self._check_denied(place, addresses)
         if not operator_allowed and not all(map(is_public, addresses)):
-            # The address stays unsaid: it would tell strangers about the network inside.
-            raise EgressError(
-                "ADDRESS_NOT_ALLOWED",
-                f"The host {place.host!r} has an address that is not public; only public addresses are allowed. "
-                f"The operator can allow it with HEADRACE_EGRESS_ALLOW={place}.",
-            )
+            raise not_public(place)
         return addresses[:_MAX_ADDRESSES]
 
     async def connect(

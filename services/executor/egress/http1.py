@@ -84,7 +84,8 @@ class Http1Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._head_only = method == "HEAD"
         self._max_bytes = max_bytes
-        self._header_bytes = 0
+        self._header_bytes = 0  # what has come in before the headers were complete, parsed or not
+        self._kept_bytes = 0
         self._informational = 0
         self._headers: list[tuple[str, str]] = []
         self._headers_done = False
@@ -109,7 +110,6 @@ class Http1Connection(asyncio.Protocol):
         except httptools.HttpParserUpgrade:
             self._fail(_malformed("it switches to another protocol"))
         else:
-            # Body bytes that came in the same piece are counted too: at most one buffer too strict.
             if not self._headers_done and self._header_bytes > MAX_HEADER_BYTES:
                 self._fail(_too_large(f"headers of more than {MAX_HEADER_BYTES} bytes"))
 
@@ -134,6 +134,9 @@ class Http1Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes | None) -> None:
         if self._headers_done:
             return  # trailers
+        self._kept_bytes += len(name) + len(value or b"")
+        if self._kept_bytes > MAX_HEADER_BYTES:
+            raise _too_large(f"headers of more than {MAX_HEADER_BYTES} bytes")
         if len(self._headers) == MAX_RESPONSE_HEADERS:
             raise _too_large(f"more than {MAX_RESPONSE_HEADERS} headers")
         self._headers.append((name.decode("latin-1").lower(), (value or b"").decode("latin-1").strip()))

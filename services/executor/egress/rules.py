@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import idna
 
+from services.executor.egress.addresses import is_address, is_public
 from services.executor.egress.errors import EgressError
 
 MAX_URL_LENGTH = 8192
@@ -111,8 +112,10 @@ class Rules:
         if place in self._allow:
             return True
         host = place.host
-        if ":" in host or host.replace(".", "").isdigit():
-            return False  # a literal: its address is checked when it is dialled
+        if is_address(host):
+            if not is_public(host):
+                raise not_public(place)
+            return False
         if "." not in host or host.endswith(_LOCAL_SUFFIXES):
             raise EgressError(
                 "HOST_NOT_ALLOWED",
@@ -135,6 +138,17 @@ class Rules:
             return HostPort(_ipv6(literal), _port(rest, default_port))
         host, colon, port = authority.partition(":")
         return HostPort(normal_host(host), _port(colon + port, default_port))
+
+
+def not_public(place: HostPort) -> EgressError:
+    """What a place with a private address is refused with. The address of a name stays unsaid: it would tell strangers
+    about the network inside.
+    """
+    return EgressError(
+        "ADDRESS_NOT_ALLOWED",
+        f"The host {place.host!r} has an address that is not public; only public addresses are allowed. "
+        f"The operator can allow it with HEADRACE_EGRESS_ALLOW={place}.",
+    )
 
 
 def denied(place: HostPort) -> EgressError:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 from headrace.auth.v1 import auth_service_pb2
-from headrace.auth.v1.auth_service_pb2_grpc import AuthServiceAsyncStub, AuthServiceStub
-from headrace.executor.v1.table_service_pb2_grpc import TableServiceAsyncStub, TableServiceStub
-from headrace.llm.v1.llm_service_pb2_grpc import LlmServiceAsyncStub, LlmServiceStub
-from headrace.vector.v1.vector_service_pb2_grpc import VectorServiceAsyncStub, VectorServiceStub
+from headrace.auth.v1.auth_service_pb2_grpc import AuthServiceStub
+from headrace.executor.v1.table_service_pb2_grpc import TableServiceStub
+from headrace.llm.v1.llm_service_pb2_grpc import LlmServiceStub
+from headrace.vector.v1.vector_service_pb2_grpc import VectorServiceStub
 
 from services.executor.egress import Egress
 from services.executor.handlers.base import Context, TerminalError
@@ -20,6 +20,12 @@ from services.kit.errors import DomainError, NotFoundError
 from services.kit.grpc_client import Rpc, open_channel
 
 if TYPE_CHECKING:
+    # The asynchronous stubs are names for type checkers only.
+    from headrace.auth.v1.auth_service_pb2_grpc import AuthServiceAsyncStub
+    from headrace.executor.v1.table_service_pb2_grpc import TableServiceAsyncStub
+    from headrace.llm.v1.llm_service_pb2_grpc import LlmServiceAsyncStub
+    from headrace.vector.v1.vector_service_pb2_grpc import VectorServiceAsyncStub
+
     from services.executor.handlers.external_postgres import ExternalDatabases
 
 _MAX_CREDENTIAL_BYTES = 128 * 1024
@@ -60,22 +66,22 @@ class Services:
         self.egress = egress
 
     @cached_property
-    def auth(self) -> AuthServiceAsyncStub:
+    def auth(self) -> "AuthServiceAsyncStub":
         """Credentials."""
         return AuthServiceStub(self._channel(self._targets.auth))
 
     @cached_property
-    def tables(self) -> TableServiceAsyncStub:
+    def tables(self) -> "TableServiceAsyncStub":
         """The project's own tables."""
         return TableServiceStub(self._channel(self._targets.executor))
 
     @cached_property
-    def llm(self) -> LlmServiceAsyncStub:
+    def llm(self) -> "LlmServiceAsyncStub":
         """Generation and embeddings."""
         return LlmServiceStub(self._channel(self._targets.llm))
 
     @cached_property
-    def vector(self) -> VectorServiceAsyncStub:
+    def vector(self) -> "VectorServiceAsyncStub":
         """Collections."""
         return VectorServiceStub(self._channel(self._targets.vector))
 

@@ -1,16 +1,17 @@
 """`db_query`: reads rows of a project's own table, or of an external PostgreSQL."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import orjson
 from headrace.common.v1 import value_pb2
 from headrace.executor.v1 import table_service_pb2
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from services.executor.handlers.base import ConfigModel, Context, NodeType, Result
 from services.executor.handlers.clients import Services
 from services.executor.handlers.db_write import MAX_ROWS, PROJECT
 from services.executor.handlers.failures import failure_of_call
+from services.executor.handlers.lists import one_or_more
 from services.kit.errors import InvalidArgumentError
 from services.kit.filters import parse_filter
 
@@ -25,19 +26,16 @@ class DbQueryConfig(ConfigModel):
         description='"project" for the project\'s own tables, or the name of a credential of type postgres.',
     )
     table: str = Field(min_length=1, title="Table", description="Name of a table; `schema.name` where outside.")
-    columns: list[str] = Field(default_factory=list, title="Columns", description="Columns to read. Empty = all.")
+    columns: Annotated[list[str], one_or_more(str)] = Field(
+        default_factory=list, title="Columns", description="Columns to read. Empty = all."
+    )
     filter: dict[str, Any] | None = Field(
         None, title="Filter", description='Only these rows, such as {"field": "lang", "op": "eq", "value": "de"}.'
     )
-    order_by: list[str] = Field(
+    order_by: Annotated[list[str], one_or_more(str)] = Field(
         default_factory=list, max_length=8, title="Order", description="Columns to sort by; `-` before = descending."
     )
     limit: int = Field(100, ge=1, le=MAX_ROWS, title="Limit", description="Most rows to read.")
-
-    @field_validator("columns", "order_by", mode="before")
-    @classmethod
-    def _one_column(cls, value: Any) -> Any:
-        return [value] if isinstance(value, str) else value
 
 
 class DbQueryOutput(ConfigModel):

@@ -1,14 +1,15 @@
 """`db_write`: writes rows into a project's own table, or into an external PostgreSQL."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import orjson
 from headrace.common.v1 import value_pb2
 from headrace.executor.v1 import table_service_pb2
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from services.executor.handlers.base import ConfigModel, Context, NodeType, Result, TerminalError
 from services.executor.handlers.clients import Services
+from services.executor.handlers.lists import one_or_more
 
 MAX_ROWS = 1000
 PROJECT = "project"
@@ -35,29 +36,19 @@ class DbWriteConfig(ConfigModel):
     operation: Literal["insert", "upsert", "update", "delete"] = Field(
         "insert", title="Operation", description="Update and delete find rows by their key."
     )
-    rows: list[dict[str, Any]] = Field(
+    rows: Annotated[list[dict[str, Any]], one_or_more(dict[str, Any])] = Field(
         title="Rows", max_length=MAX_ROWS, description="Objects by column; one alone is taken too. All or none."
     )
-    key: list[str] = Field(
+    key: Annotated[list[str], one_or_more(str)] = Field(
         default_factory=list, title="Key", description="Columns that identify a row. Empty = the table's own key."
     )
-
-    @field_validator("rows", mode="before")
-    @classmethod
-    def _one_row(cls, value: Any) -> Any:
-        return [value] if isinstance(value, dict) else value
-
-    @field_validator("key", mode="before")
-    @classmethod
-    def _one_column(cls, value: Any) -> Any:
-        return [value] if isinstance(value, str) else value
 
 
 class DbWriteOutput(ConfigModel):
     """What was written."""
 
     rows_affected: int = Field(title="Rows affected", description="Rows inserted, changed or deleted.")
-    rows: list[dict[str, Any]] = Field(
+    rows: Annotated[list[dict[str, Any]], one_or_more(dict[str, Any])] = Field(
         title="Rows", description="The rows as they stand after the write; before it, for delete."
     )
 

@@ -1,12 +1,13 @@
 """`embed`: turns texts into vectors."""
 
-from typing import Any
+from typing import Annotated
 
 from headrace.llm.v1 import llm_service_pb2
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from services.executor.handlers.base import ConfigModel, Context, NodeType, Result, Usage
 from services.executor.handlers.clients import Services
+from services.executor.handlers.lists import one_or_more
 from services.executor.handlers.vectors import unpack_vectors
 
 _BATCH = 1000
@@ -16,13 +17,10 @@ _BATCH = 1000
 class EmbedConfig(ConfigModel):
     """What to embed, and with which model."""
 
-    texts: list[str] = Field(title="Texts", description="Texts to embed; one text alone is taken too.")
+    texts: Annotated[list[str], one_or_more(str)] = Field(
+        title="Texts", description="Texts to embed; one text alone is taken too."
+    )
     model: str = Field("", title="Model", description="Name of an embedding model. Empty = the default one.")
-
-    @field_validator("texts", mode="before")
-    @classmethod
-    def _one_text(cls, value: Any) -> Any:
-        return [value] if isinstance(value, str) else value
 
 
 class EmbedOutput(ConfigModel):

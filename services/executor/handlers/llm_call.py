@@ -1,12 +1,12 @@
 """`llm_call`: asks a language model, streaming its answer."""
 
 import re
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import orjson
 from headrace.common.v1 import value_pb2
 from headrace.llm.v1 import llm_pb2, llm_service_pb2
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from services.executor.handlers.base import (
     ConfigModel,
@@ -19,6 +19,7 @@ from services.executor.handlers.base import (
     Usage,
 )
 from services.executor.handlers.clients import Services
+from services.executor.handlers.lists import one_or_more
 from services.kit import strict_json
 from services.kit.errors import InvalidArgumentError
 
@@ -85,7 +86,7 @@ class LlmCallConfig(ConfigModel):
     )
     temperature: float = Field(0.7, ge=0, le=2, title="Temperature", description="0 = always the likeliest word.")
     max_tokens: int = Field(512, ge=1, title="Longest answer", description="Most tokens that the model may write.")
-    stop: list[str] = Field(
+    stop: Annotated[list[str], one_or_more(str)] = Field(
         default_factory=list, max_length=8, title="Stop", description="Texts at which the model stops writing."
     )
     seed: int | None = Field(None, title="Seed", description="Same seed, same answer, where the backend can.")
@@ -95,11 +96,6 @@ class LlmCallConfig(ConfigModel):
     tools: list[ToolConfig] = Field(
         default_factory=list, title="Tools", description="Functions offered to the model; its wishes are in the output."
     )
-
-    @field_validator("stop", mode="before")
-    @classmethod
-    def _one_stop(cls, value: Any) -> Any:
-        return [value] if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _one_question(self) -> "LlmCallConfig":

@@ -60,14 +60,14 @@ def catalogue() -> Mapping[str, NodeType]:
 
 def config_schema(node_type: NodeType) -> dict[str, Any]:
     """JSON Schema of a config, for the editor and for validation."""
-    return _schema(node_type.config)
+    return _schema(node_type.config) | {"title": node_type.title, "description": node_type.help}
 
 
 def output_schema(node_type: NodeType) -> dict[str, Any]:
     """JSON Schema of an output."""
     if isinstance(node_type.output, Mapping):
         return dict(node_type.output)
-    return _schema(node_type.output)
+    return _schema(node_type.output) | {"title": f"Output of {node_type.title}"}
 
 
 def _schema(model: type[BaseModel]) -> dict[str, Any]:

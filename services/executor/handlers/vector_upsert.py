@@ -1,14 +1,15 @@
 """`vector_upsert`: writes records into a collection."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import orjson
 from headrace.common.v1 import value_pb2
 from headrace.vector.v1 import vector_pb2, vector_service_pb2
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from services.executor.handlers.base import ConfigModel, Context, NodeType, Result, TerminalError
 from services.executor.handlers.clients import Services
+from services.executor.handlers.lists import one_or_more
 from services.executor.handlers.vectors import pack_vector
 from services.kit.ids import derived_id
 
@@ -39,12 +40,9 @@ class VectorUpsertConfig(ConfigModel):
     """Where to write what."""
 
     collection: str = Field(min_length=1, title="Collection", description="Name or id of a collection.")
-    records: list[RecordConfig] = Field(title="Records", description="Records to write; one alone is taken too.")
-
-    @field_validator("records", mode="before")
-    @classmethod
-    def _one_record(cls, value: Any) -> Any:
-        return [value] if isinstance(value, dict) else value
+    records: Annotated[list[RecordConfig], one_or_more(RecordConfig)] = Field(
+        title="Records", description="Records to write; one alone is taken too."
+    )
 
 
 class VectorUpsertOutput(ConfigModel):
