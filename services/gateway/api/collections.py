@@ -76,7 +76,9 @@ async def create_collection(
         index=index_to_proto(body.index) if body.index else None,
         request_id=idempotency_key or "",
     )
-    reply = await clients.call(clients.vector.CreateCollection, asked)
+    # The first use of an embedding model loads it.
+    timeout = gateway_of(request).settings.upload_timeout_seconds
+    reply = await clients.call(clients.vector.CreateCollection, asked, timeout=timeout)
     headers = {**etag(reply.collection.revision), "Location": f"/api/v1/collections/{reply.collection.id}"}
     return Json(collection_to_json(reply.collection), status_code=201, headers=headers)
 
