@@ -45,7 +45,7 @@ async def database_url(database: Callable[[str], Awaitable[str]]) -> str:
 @pytest.fixture(scope="module")
 async def rows(database_url: str) -> AsyncIterator[AsyncEngine]:
     """The database behind the service's back."""
-    engine = open_engine(database_url, pool_size=1)
+    engine = open_engine(database_url, pool_size=2)
     yield engine
     await engine.dispose()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import uuid
 
 import jwt
 import pytest
@@ -12,8 +13,10 @@ from headrace.auth.v1 import auth_service_pb2 as pb
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.auth.domain.sessions import GRACE_SECONDS
+from services.auth.storage.postgres import PostgresStore
 from services.kit.errors import ResourceExhaustedError, UnauthenticatedError
 from tests.integration.auth.client import Client, new_email
+from tests.support.waiting import await_until
 
 
 async def pass_time(rows: AsyncEngine, user: auth_pb2.User, seconds: float) -> None:
@@ -195,3 +198,36 @@ async def test_an_ipv6_client_is_its_network(auth: Client, ada: auth_pb2.User) -
             await auth.login(ada.email, "a wrong guess", address=f"2001:db8::{number:x}")
     with pytest.raises(ResourceExhaustedError):
         await auth.login(ada.email, address="2001:db8::ffff")
+
+
+async def test_a_login_under_way_while_the_password_changes_starts_no_session(
+    auth: Client, ada: auth_pb2.User, rows: AsyncEngine
+) -> None:
+    store, user_id = PostgresStore(rows), uuid.UUID(ada.id)
+
+    async def start(password_hash: str) -> bool:
+        async with store.transaction() as transaction:
+            return await transaction.insert_family(
+                family_id=uuid.uuid4(),
+                user_id=user_id,
+                seed=b"s" * 32,
+                password_hash=password_hash,
+                idle_days=1,
+                days=1,
+            )
+
+    async def is_waiting() -> bool:
+        async with rows.connect() as connection:
+            result = await connection.exec_driver_sql(
+                "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+            )
+            return bool(result.scalar_one())
+
+    async with store.transaction() as transaction:
+        account = await transaction.account(user_id)
+        assert account is not None
+        await transaction.replace_password(user_id, seen=account.password_hash, new="another")
+        login = asyncio.create_task(start(account.password_hash))
+        await await_until(is_waiting)
+    assert not await login
+    assert await start("another")
