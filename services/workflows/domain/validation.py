@@ -74,6 +74,7 @@ def validate(definition: Definition, types: NodeTypes) -> list[Violation]:
     # Bodies first: what they read outside themselves is then checked at the node that holds them.
     for level in reversed(levels):
         level.check(types)
+    for level in reversed(levels):
         if level.holder is not None:
             level.hand_over(*level.holder)
     issues = top.in_order()

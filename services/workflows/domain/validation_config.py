@@ -44,6 +44,9 @@ def _explain(
         options = ", ".join(f"`{excerpt(option)}`" for option in kind.options)
         message = f"`{excerpt(error.instance)}` is not one of {options}."
         yield Violation("INVALID_CONFIG", message, place)
+    elif kind.name == "anyOf" and (choice := _required_choice(kind.context)):
+        words = " or ".join(f"`{name}`" for name in choice)
+        yield Violation("INVALID_CONFIG", f"`{node_type.name}` needs {words}.", place)
     elif kind.name == "anyOf":
         yield Violation("INVALID_CONFIG", f"`{excerpt(error.instance)}` has none of the forms allowed here.", place)
     else:
@@ -59,6 +62,8 @@ def _innermost(error: "jsonschema_rs.ValidationError") -> "jsonschema_rs.Validat
     while error.kind.name == "anyOf":
         depth = len(error.instance_path)
         kind: Any = error.kind
+        if _required_choice(kind.context):
+            return error
         branches: list[list[jsonschema_rs.ValidationError]] = [list(branch) for branch in kind.context if branch]
         alone = [branch for branch in branches if not _is_null(branch)]
         if len(alone) == 1 and len(alone[0]) == 1:
@@ -69,6 +74,12 @@ def _innermost(error: "jsonschema_rs.ValidationError") -> "jsonschema_rs.Validat
             return error
         error = max(inner, key=lambda item: len(item.instance_path))
     return error
+
+
+def _required_choice(branches: "list[list[jsonschema_rs.ValidationError]]") -> list[str]:
+    """The options of which one is needed, when that is all that the branches ask for."""
+    kinds: list[Any] = [branch[0].kind if len(branch) == 1 else None for branch in branches]
+    return [kind.property for kind in kinds] if all(kind and kind.name == "required" for kind in kinds) else []
 
 
 def _is_null(branch: "list[jsonschema_rs.ValidationError]") -> bool:

@@ -41,7 +41,7 @@ def check_edges(
 def check_ports(
     definition: Definition, keys: Mapping[str, int], types: NodeTypes, path: str, issues: list[Violation]
 ) -> Iterator[tuple[int, Violation]]:
-    """Check the ports of edges; yields the nodes with a port of their own making that leads nowhere."""
+    """Check the ports of edges; yields what is wrong with ports that nodes make themselves."""
     ports: dict[int, frozenset[str] | None] = {}
     used: set[tuple[int, str]] = set()
     for index, edge in enumerate(definition.edges):
@@ -71,11 +71,16 @@ def check_ports(
         node_type = types.get(node.type)
         if node_type is None or not node_type.dynamic_ports_field:
             continue
+        taken = set(node_type.all_ports)
         for position, port in _dynamic_ports(node, node_type):
-            if (index, port) not in used:
-                place = json_path(path, "nodes", index, "config", node_type.dynamic_ports_field, position, "port")
+            place = json_path(path, "nodes", index, "config", node_type.dynamic_ports_field, position, "port")
+            if port in taken:
+                message = f"There is a port `{excerpt(port)}` on this node already. Give each its own name."
+                yield index, Violation("DUPLICATE_PORT", message, place)
+            elif (index, port) not in used:
                 message = f"Nothing is connected to the port `{excerpt(port)}`."
                 yield index, Violation("DEAD_PORT", message, place, severity="warning")
+            taken.add(port)
 
 
 def _output_ports(node: Node, node_type: NodeType | None) -> frozenset[str] | None:

@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
-from sqlalchemy import Row, func, literal, null, select, text, tuple_, update
+from sqlalchemy import func, literal, null, select, text, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -216,7 +216,7 @@ def _live(project_id: UUID, workflow_id: UUID) -> tuple[Any, ...]:
     return workflows.c.id == workflow_id, workflows.c.project_id == project_id, workflows.c.deleted_at.is_(None)
 
 
-def _workflow(row: Row[Any]) -> Workflow:
+def _workflow(row: Any) -> Workflow:
     return Workflow(
         id=row.id,
         project_id=row.project_id,
@@ -229,7 +229,7 @@ def _workflow(row: Row[Any]) -> Workflow:
     )
 
 
-def _version(row: Row[Any]) -> Version:
+def _version(row: Any) -> Version:
     return Version(
         id=row.id,
         workflow_id=row.workflow_id,

@@ -3,15 +3,18 @@
 import asyncio
 import time
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import orjson
 import structlog
 from headrace.executor.v1 import executor_service_pb2, run_pb2
-from headrace.executor.v1.executor_service_pb2_grpc import ExecutorServiceStub
 
 from services.kit.errors import DomainError, UnavailableError
 from services.kit.grpc_client import Rpc
 from services.workflows.domain.catalogue import NodeType, NodeTypes, make_node_type
+
+if TYPE_CHECKING:
+    from headrace.executor.v1.executor_service_pb2_grpc import ExecutorServiceAsyncStub
 
 log = structlog.get_logger(__name__)
 
@@ -25,7 +28,7 @@ _LEAST_INTERVAL = 2.0
 class GrpcNodeTypes:
     """The executor's node types. Between `start` and `stop` a task reads them, until they are there and then anew."""
 
-    def __init__(self, stub: "ExecutorServiceStub", rpc: Rpc, *, least_interval: float = _LEAST_INTERVAL) -> None:
+    def __init__(self, stub: "ExecutorServiceAsyncStub", rpc: Rpc, *, least_interval: float = _LEAST_INTERVAL) -> None:
         self._list = stub.ListNodeTypes
         self._rpc = rpc
         self._least_interval = least_interval
