@@ -1,7 +1,8 @@
-"""The vector service in this process, over real sockets, PostgreSQL and FAISS, with a small stand-in for the llm service."""
+"""The vector service in this process, on real sockets, PostgreSQL and FAISS, and a stand-in for the llm service."""
 
 from __future__ import annotations
 
+import asyncio
 import re
 import zlib
 from collections.abc import AsyncIterator
@@ -107,7 +108,7 @@ async def vector_service(
     url: str, folder: Path, project_id: str, *, llm_target: str = "", **settings: Any
 ) -> AsyncIterator[VectorClient]:
     """A replica with its index files in `folder`/indexes, and a client of it."""
-    folder.mkdir(exist_ok=True)
+    await asyncio.to_thread(folder.mkdir, exist_ok=True)
     listen = f"unix:{folder}/{np.random.default_rng().integers(1 << 40):x}.sock"
     async with AsyncExitStack() as stack:
         await start(

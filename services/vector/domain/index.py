@@ -73,17 +73,24 @@ class VectorIndex(Protocol):
         """Take what a finished rebuild made, less what has changed since; None = it was given up."""
 
 
+class UnsealedFile(Protocol):
+    """An index file that is written and does not count yet. Its methods block."""
+
+    def seal(self) -> None:
+        """Make it durable and put it in place of the one before. Raises OSError."""
+
+    def discard(self) -> None:
+        """Remove it, unless it was sealed."""
+
+
 class Snapshots(Protocol):
     """Index files: caches that may vanish, lag behind or be damaged. Methods block."""
 
     def load(self, collection: Collection) -> VectorIndex | None:
         """The index as it was written; None when there is none or it cannot be trusted, which removes it."""
 
-    def begin(self, collection: Collection, index: VectorIndex) -> Callable[[], None]:
-        """Copy an index into a temporary file; the function returned seals it and puts it in place.
-
-        The copy needs the index at rest, the sealing does not. Raises OSError, for instance when the disk is full.
-        """
+    def begin(self, collection: Collection, index: VectorIndex) -> UnsealedFile:
+        """Copy an index, which must be at rest meanwhile, into a temporary file. Raises OSError, as on a full disk."""
 
     def remove(self, collection_data: Many[UUID]) -> None:
         """Delete the files of these data ids and what writers that died left behind."""

@@ -17,7 +17,7 @@ import structlog
 from prometheus_client import Counter, Gauge
 
 from services.kit.filters import Filter
-from services.vector.domain.index import Snapshots, VectorIndex
+from services.vector.domain.index import Snapshots, UnsealedFile, VectorIndex
 from services.vector.domain.locks import SharedLock
 from services.vector.domain.model import Collection
 from services.vector.domain.store import IndexedStore
@@ -53,13 +53,7 @@ class LoadedIndex:
 
     async def run(self, work: Callable[[], T]) -> T:
         """Run blocking work on the index in a thread; it ends before this returns, even when cancelled."""
-        future = asyncio.get_running_loop().run_in_executor(self._executor, work)
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            # The lock that the caller holds must not be given back while the thread is still at it.
-            await asyncio.wait([future])
-            raise
+        return await _run(self._executor, work)
 
     async def allowed(self, store: IndexedStore, only: Filter, *, sequence: int) -> Ordinals:
         """The ordinals that a filter lets through at change `sequence` or later, remembered until the next change."""
@@ -244,17 +238,19 @@ class LoadedIndexes:
         loaded.unsaved_changes += index.size
 
     async def _save(self, loaded: LoadedIndex) -> None:
-        loop = asyncio.get_running_loop()
+        files: list[UnsealedFile] = []
         try:
             async with loaded.lock.shared():
                 unsaved = loaded.unsaved_changes
-                seal = await loaded.run(partial(self._snapshots.begin, loaded.collection, loaded.index))
-            await loop.run_in_executor(self._working, seal)
+                await loaded.run(lambda: files.append(self._snapshots.begin(loaded.collection, loaded.index)))
+            await _run(self._working, files[0].seal)
+            loaded.unsaved_changes -= unsaved
         except OSError as error:
             # The file is a cache; the next attempt comes with the next changes.
             log.warning("index_not_saved", collection_id=str(loaded.collection.id), error=repr(error))
-            return
-        loaded.unsaved_changes -= unsaved
+        finally:
+            for file in files:
+                file.discard()
 
     def _evict(self, *, keep: LoadedIndex) -> None:
         """Drop the least recently used indexes until the rest fits; those in use live on until they are let go."""
@@ -273,6 +269,16 @@ class LoadedIndexes:
 
     def _measure(self) -> None:
         _MEMORY.set(sum(loaded.index.memory_bytes for loaded in self._loaded.values()))
+
+
+async def _run(executor: Executor, work: Callable[[], T]) -> T:
+    """Run blocking work in a thread; also when cancelled it has ended on return, so that locks may be given back."""
+    future = asyncio.get_running_loop().run_in_executor(executor, work)
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        await asyncio.wait([future])
+        raise
 
 
 async def _end(task: "asyncio.Task[T] | None") -> None:

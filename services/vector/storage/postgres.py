@@ -117,8 +117,8 @@ class PostgresCollections:
             async with transaction(self._pool) as held:
                 row = await held.fetchrow(
                     f"""
-                    UPDATE vector.collections SET name = coalesce($4::text, name), ef_search = coalesce($5::integer, ef_search),
-                        revision = revision + 1, updated_at = now()
+                    UPDATE vector.collections SET name = coalesce($4::text, name),
+                        ef_search = coalesce($5::integer, ef_search), revision = revision + 1, updated_at = now()
                     WHERE project_id = $1 AND {column} = $2 AND $3::bigint IN (0, revision) RETURNING {_COLUMNS}
                     """,
                     *(project_id, value, revision, name, ef_search),

@@ -12,7 +12,6 @@ import fcntl
 import hashlib
 import hmac
 import os
-from collections.abc import Callable
 from collections.abc import Collection as Many
 from pathlib import Path
 from typing import BinaryIO
@@ -47,7 +46,7 @@ class FileSnapshots:
         path = self._path(collection.data_id)
         try:
             with _open_to_read(path) as file:
-                problem = self._problem(file, _header(collection))
+                problem = self._problem(file, _start(collection))
                 if problem is None:
                     return FaissIndex.read(collection, file)
         except FileNotFoundError:
@@ -59,43 +58,21 @@ class FileSnapshots:
             path.unlink()
         return None
 
-    def begin(self, collection: Collection, index: VectorIndex) -> Callable[[], None]:
-        """Copy an index into a temporary file; the function returned seals it and puts it in place.
-
-        While the file is open it is locked, which tells `remove` that its writer lives.
-        """
+    def begin(self, collection: Collection, index: VectorIndex) -> "TemporaryFile":
+        """Copy an index, which must be at rest meanwhile, into a temporary file. Raises OSError."""
         if not isinstance(index, FaissIndex):
             raise TypeError("only a FaissIndex has files")
         path = self._path(collection.data_id)
-        temporary = path.with_name(f"{collection.data_id}.{uuid4().hex}{_TEMPORARY}")
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-        file = os.fdopen(os.open(temporary, flags, 0o600), "w+b")
+        temporary = TemporaryFile(path, self._key)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            header = _header(collection)
-            file.write(_MAGIC + len(header).to_bytes(4, "little") + header)
-            file.flush()
-            index.write(file)
-            file.flush()
+            temporary.file.write(_start(collection))
+            temporary.file.flush()
+            index.write(temporary.file)
+            temporary.file.flush()
         except BaseException:
-            _discard(file, temporary)
+            temporary.discard()
             raise
-        return lambda: self._seal(file, temporary, path)
-
-    def _seal(self, file: BinaryIO, temporary: Path, path: Path) -> None:
-        try:
-            size = file.seek(0, os.SEEK_END)
-            seal = self._digest(file, size)
-            file.seek(size)
-            file.write(seal)
-            file.flush()
-            os.fsync(file.fileno())
-            temporary.rename(path)
-        except BaseException:
-            _discard(file, temporary)
-            raise
-        file.close()
-        _sync_folder(self._folder)
+        return temporary
 
     def remove(self, collection_data: Many[UUID]) -> None:
         """Delete the files of these data ids and what writers that died left behind."""
@@ -117,33 +94,64 @@ class FileSnapshots:
     def _path(self, data_id: UUID) -> Path:
         return self._folder / f"{data_id}{_SUFFIX}"
 
-    def _problem(self, file: BinaryIO, header: bytes) -> str | None:
+    def _problem(self, file: BinaryIO, start: bytes) -> str | None:
         """Why a file cannot be trusted; None = it can, and stands where the index begins."""
         size = file.seek(0, os.SEEK_END) - _SEAL_BYTES
         if size < len(_MAGIC):
             return "too short"
-        digest = self._digest(file, size)
+        digest = _digest(file, size, self._key)
         if not hmac.compare_digest(digest, file.read(_SEAL_BYTES)):
             return "its seal does not fit"
         file.seek(0)
-        start = _MAGIC + len(header).to_bytes(4, "little") + header
         return None if file.read(len(start)) == start else "of another collection or version"
 
-    def _digest(self, file: BinaryIO, size: int) -> bytes:
-        """The seal of the first `size` bytes; the file stands behind them afterwards."""
-        digest = hmac.new(self._key, digestmod=hashlib.sha256)
-        file.seek(0)
-        left = size
-        while left and (block := file.read(min(_BLOCK, left))):
-            digest.update(block)
-            left -= len(block)
-        return digest.digest()
+
+class TemporaryFile:
+    """The UnsealedFile (domain/index.py). While it is open it is locked, which tells `remove` that its writer lives."""
+
+    def __init__(self, path: Path, key: bytes) -> None:
+        """Make it beside `path`, where it will be once sealed."""
+        self._target = path
+        self._path = path.with_name(f"{path.stem}.{uuid4().hex}{_TEMPORARY}")
+        self._key = key
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        self.file = os.fdopen(os.open(self._path, flags, 0o600), "w+b")
+        fcntl.flock(self.file, fcntl.LOCK_EX)
+
+    def seal(self) -> None:
+        """Make it durable and put it in place of the one before."""
+        size = self.file.seek(0, os.SEEK_END)
+        seal = _digest(self.file, size, self._key)
+        self.file.seek(size)
+        self.file.write(seal)
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self._path.rename(self._target)
+        self.file.close()
+        _sync_folder(self._target.parent)
+
+    def discard(self) -> None:
+        """Remove it, unless it was sealed."""
+        if not self.file.closed:
+            self._path.unlink(missing_ok=True)
+            self.file.close()
 
 
-def _header(collection: Collection) -> bytes:
-    """What an index file must agree with. Not ef_search, which changes how it is searched only."""
+def _digest(file: BinaryIO, size: int, key: bytes) -> bytes:
+    """The seal of the first `size` bytes; the file stands behind them afterwards."""
+    digest = hmac.new(key, digestmod=hashlib.sha256)
+    file.seek(0)
+    left = size
+    while left and (block := file.read(min(_BLOCK, left))):
+        digest.update(block)
+        left -= len(block)
+    return digest.digest()
+
+
+def _start(collection: Collection) -> bytes:
+    """Magic and header, which a file must begin with to be this collection's. Without ef_search, which may change."""
     index = collection.index
-    return orjson.dumps(
+    header = orjson.dumps(
         {
             "project": str(collection.project_id),
             "data": str(collection.data_id),
@@ -152,15 +160,11 @@ def _header(collection: Collection) -> bytes:
             "index": [index.type, index.m, index.ef_construction],
         }
     )
+    return _MAGIC + len(header).to_bytes(4, "little") + header
 
 
 def _open_to_read(path: Path) -> BinaryIO:
     return os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb")
-
-
-def _discard(file: BinaryIO, path: Path) -> None:
-    file.close()
-    path.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:
