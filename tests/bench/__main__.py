@@ -1,0 +1,138 @@
+"""`make bench`: start a stack, measure it through REST beside the machine's own limits, print the figures.
+
+Figures depend on the machine and move with it: compare ratios from one run.
+"""
+
+import argparse
+import asyncio
+import platform
+import statistics
+import tempfile
+from pathlib import Path
+
+import psutil
+
+from tests.bench import floor, profile
+from tests.bench.client import Api
+from tests.bench.workloads import WORKLOADS, Workload, alone, engine_waits, together
+from tests.support.stack import LocalStack, running_stack
+
+
+def _percentile(values: list[float], share: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def _spread(values: list[float], scale: float = 1.0) -> str:
+    return (
+        f"{statistics.median(values) * scale:.1f} ({min(values) * scale:.1f}-{max(values) * scale:.1f} "
+        f"in {len(values)} windows)"
+    )
+
+
+def _machine() -> str:
+    model = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
+        platform.processor(),
+    )
+    memory = psutil.virtual_memory().total / 2**30
+    return (
+        f"{psutil.cpu_count()} x {model}, {memory:.0f} GiB, {platform.platform()}, Python {platform.python_version()}"
+    )
+
+
+def _memory(stack: LocalStack) -> list[str]:
+    lines, total = [], 0
+    for entry in stack.state["processes"]:
+        process = psutil.Process(entry["pid"])
+        # Proportional, so that pages that PostgreSQL's processes share count once.
+        family = [process, *process.children(recursive=True)]
+        size = sum(member.memory_full_info().pss for member in family)
+        total += size
+        lines.append(f"  {entry['service']}-{entry['replica']:<3} {size / 2**20:7.1f} MiB")
+    return [*lines, f"  {'all':<10} {total / 2**20:7.1f} MiB"]
+
+
+async def _measure(api: Api, workload: Workload, *, callers: list[int], seconds: float, runs: int) -> None:
+    workflow_id = await api.publish(workload.name, workload.definition)
+    await alone(api, workflow_id, 20)
+    took, run_ids = await alone(api, workflow_id, runs)
+    print(f"\n{workload.name}")
+    print(
+        "  one run alone        "
+        f"p50 {statistics.median(took) * 1e3:.1f} ms, p99 {_percentile(took, 0.99) * 1e3:.1f} ms "
+        f"({runs} runs)"
+    )
+    waits = await engine_waits(api, run_ids)
+    if waits:
+        print(
+            f"  a node waits for the engine   p50 {statistics.median(waits) * 1e3:.2f} ms, "
+            f"p99 {_percentile(waits, 0.99) * 1e3:.2f} ms ({len(waits)} nodes)"
+        )
+    for count in callers:
+        await together(api, workflow_id, callers=count, seconds=2, windows=1)
+        rates = await together(api, workflow_id, callers=count, seconds=seconds, windows=3)
+        print(f"  {count:>3} runs at a time    {_spread(rates)} runs/s = {_spread(rates, workload.nodes)} nodes/s")
+
+
+async def _profile(api: Api, stack: LocalStack, seconds: int) -> None:
+    workflow_id = await api.publish("profiled", WORKLOADS[0].definition)
+    load = asyncio.create_task(together(api, workflow_id, callers=32, seconds=seconds + 4, windows=1))
+    with tempfile.TemporaryDirectory() as folder:
+        entries = [
+            e for e in stack.state["processes"] if e["service"] in ("executor", "worker", "gateway", "workflows")
+        ]
+        processes = [psutil.Process(entry["pid"]) for entry in stack.state["processes"]]
+        before = [sum(member.cpu_times()[:2]) for member in processes]
+        found = await asyncio.gather(*(profile.record(entry["pid"], seconds, Path(folder)) for entry in entries))
+        after = [sum(member.cpu_times()[:2]) for member in processes]
+    await load
+    print("\nProfile of the chain of 10 worker nodes, 32 runs at a time (own time of functions while on the processor)")
+    for entry, start, end in zip(stack.state["processes"], before, after, strict=True):
+        print(f"  {entry['service']}-{entry['replica']}: {(end - start) / seconds:.2f} cores (children not counted)")
+    for entry, own in zip(entries, found, strict=True):
+        print(f"\n  {entry['service']}-{entry['replica']}")
+        for line in profile.shares(own, 14):
+            print(f"    {line}")
+
+
+async def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=12, help="length of each load")
+    parser.add_argument("--runs", type=int, default=200, help="runs for the latency of one alone")
+    parser.add_argument("--callers", default="32,128", help="runs at a time, comma-separated")
+    parser.add_argument("--only", default="", help="part of a workload's name")
+    parser.add_argument("--no-profile", action="store_true")
+    given = parser.parse_args()
+    print(f"Machine: {_machine()}")
+    with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:
+        async with running_stack(Path(folder)) as stack:
+            print("\nMemory, idle (proportional set size)")
+            print("\n".join(_memory(stack)))
+            api = Api(stack.gateway_url)
+            await api.sign_up("bench@example.com")
+            print("\nFloor of this machine, same run, servers of the stack")
+            dsn, url = stack.process("postgres")["dsn"], stack.process("nats")["url"]
+            for count in (1, 16):
+                rate = await floor.postgres_commits(dsn, connections=count, seconds=3)
+                print(f"  PostgreSQL one-row commits, {count:>2} connections   {rate:8.0f}/s")
+            for count in (1, 32):
+                rate = await floor.nats_requests(url, callers=count, seconds=3)
+                print(f"  NATS request-reply, {count:>2} callers               {rate:8.0f}/s")
+            callers = [int(count) for count in given.callers.split(",")]
+            for workload in WORKLOADS:
+                if given.only in workload.name:
+                    await _measure(api, workload, callers=callers, seconds=given.seconds, runs=given.runs)
+            if not given.no_profile:
+                await _profile(api, stack, 10)
+            print("\nMemory, after the load")
+            print("\n".join(_memory(stack)))
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
