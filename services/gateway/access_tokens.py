@@ -80,6 +80,8 @@ class KeySet:
                     self._loaded_at = time.monotonic()
                 except DomainError as error:
                     log.warning("keys_not_read", reason=error.reason, message=error.message)
+                except (ValueError, TypeError, KeyError, AttributeError) as error:
+                    log.error("keys_malformed", error=repr(error))
         if self._loaded_at is None:
             raise UnavailableError("Access tokens cannot be checked at the moment. Try again shortly.", retry_after=1.0)
 

@@ -1,5 +1,7 @@
 """Interactive documentation at /docs: Swagger UI from a wheel, so that no page loads scripts from elsewhere."""
 
+import asyncio
+import functools
 from importlib.resources import files
 
 import orjson
@@ -46,10 +48,13 @@ _NAMES = ("swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png")
 
 def add_documentation(app: FastAPI) -> None:
     """Serve /openapi.json and /docs."""
-    document = orjson.dumps(openapi_document(app))
+    @functools.cache
+    def document() -> bytes:
+        return orjson.dumps(openapi_document(app))
 
     async def openapi(request: Request) -> Response:
-        return Response(document, media_type="application/json", headers={"Cache-Control": "public, max-age=60"})
+        # Put together when first asked for, beside the loop: it takes as long as the rest of the start.
+        return Response(await asyncio.to_thread(document), media_type="application/json", headers={"Cache-Control": "public, max-age=60"})
 
     async def page(request: Request) -> Response:
         return HTMLResponse(_PAGE, headers={"Content-Security-Policy": _POLICY})

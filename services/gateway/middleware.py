@@ -1,4 +1,4 @@
-"""The edge, as pure ASGI: request id, admission, security headers, trace, metrics, access log, the last catch."""
+"""The edge, as pure ASGI: request id, admission, security headers, trace, metrics, access log."""
 
 import asyncio
 import re
@@ -13,7 +13,6 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.gateway.problems import REQUEST_ID, RequestError, printable, problem_response
-from services.kit.errors import InternalError
 from services.kit.ids import new_id
 
 log = structlog.get_logger(__name__)
@@ -45,10 +44,7 @@ _DEFAULTS = (
 
 
 class Edge:
-    """Wraps the application: what every request gets, whatever becomes of it.
-
-    An exception that nothing else caught is logged once with an incident id, which is all that the client sees.
-    """
+    """Wraps the application: what every request gets, whatever becomes of it."""
 
     def __init__(
         self, app: ASGIApp, *, max_requests: int, body_timeout_seconds: float, trusted_proxies: int, access_log: bool
@@ -99,15 +95,9 @@ class Edge:
             return
         try:
             await self._app(scope, receive, answer)
-        except Exception as error:
-            if answer.disconnected:
-                return
-            incident = str(new_id())
-            log.error("request_failed", incident=incident, route=_route(scope), exc_info=error)
-            if answer.status:
+        except OSError:
+            if not answer.disconnected:
                 raise
-            failure = InternalError(InternalError.public_message, metadata={"incident": incident})
-            await problem_response(failure, scope)(scope, receive, answer)
 
     def _client_address(self, scope: Scope, headers: dict[bytes, bytes]) -> str:
         """The address that the outermost trusted proxy saw. What lies before it in the header anyone can write."""

@@ -7,21 +7,27 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import orjson
+import structlog
 from fastapi import APIRouter
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message
 
 from services.gateway.problems import RequestError
 from services.kit import strict_json
-from services.kit.errors import InvalidArgumentError, Violation
+from services.kit.errors import DomainError, InternalError, InvalidArgumentError, Violation
+from services.kit.ids import new_id
 
 if TYPE_CHECKING:
     from services.gateway.access_tokens import KeySet
     from services.gateway.clients import Clients
     from services.gateway.identity import Identity
     from services.gateway.settings import Settings
+
+log = structlog.get_logger(__name__)
 
 PUBLIC = frozenset(
     {
@@ -103,6 +109,15 @@ class GuardedRoute(APIRoute):
         types = {_JSON, _FORM} if takes_form else {_JSON, _MERGE_PATCH} if "PATCH" in methods else {_JSON}
 
         async def handle(request: Request) -> Response:
+            try:
+                return await answer(request)
+            except (DomainError, HTTPException, RequestValidationError):
+                raise
+            except Exception as error:
+                # Here and not around the application: Starlette answers in plain text before that.
+                raise masked(error, route=self.path_format) from error
+
+        async def answer(request: Request) -> Response:
             scope = request.scope
             _refuse_nul(scope["path"], scope["query_string"])
             gateway: Gateway = request.app.state.gateway
@@ -125,6 +140,13 @@ class GuardedRoute(APIRoute):
             return await inner(guarded)
 
         return handle
+
+
+def masked(error: BaseException, *, route: str) -> InternalError:
+    """What a client may see of an unexpected exception: an incident id. The exception is logged with it."""
+    incident = str(new_id())
+    log.error("request_failed", incident=incident, route=route, exc_info=error)
+    return InternalError(InternalError.public_message, metadata={"incident": incident})
 
 
 def new_router(prefix: str, tag: str) -> APIRouter:
