@@ -75,9 +75,9 @@ async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, int], *, otherw
 async def _work(stack: Stack, options: Options, console: StackConsole) -> int:
     await stack.start()
     if options.sample:
-        from deploy.local import sample  # noqa: PLC0415 - only who runs the sample loads it
+        from deploy.local.sample import run  # noqa: PLC0415 - only who runs the sample loads it
 
-        code = await sample.run(stack.info)
+        code = await run(stack.info)
         if options.once:
             return code
     console.say("Serving. Ctrl-C stops.")
