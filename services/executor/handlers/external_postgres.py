@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 from weakref import WeakValueDictionary
 
 import asyncpg
@@ -36,7 +36,7 @@ _LENIENT_MODES = frozenset({"disable", "allow", "prefer"})
 # SQLSTATE classes and codes after which another try may succeed (PostgreSQL manual, appendix A).
 _PASSING = ("08", "40", "53", "55P03", "57")
 
-Connection = asyncpg.Connection[Any]
+Connection: TypeAlias = "asyncpg.Connection[Any]"  # generic for type checkers only
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +82,9 @@ class ExternalDatabases:
                         await _limit(connection, context.timeout_seconds)
                         yield connection
                     keep = True
+                except (HandlerError, asyncpg.PostgresError):
+                    keep = True  # refused and rolled back: nothing is under way on the connection
+                    raise
                 finally:
                     self._give_back(server, connection, opened_at, keep=keep)
         except EgressError as error:
@@ -238,12 +241,12 @@ async def _refuse_platform(connection: Connection, server: Server) -> None:
     """The operator denies the platform's database by address; should that be forgotten, its schemas give it away."""
     try:
         own = await connection.fetchval(
-            "SELECT count(*) FROM pg_catalog.pg_namespace WHERE nspname IN ('executor', 'workflows', 'project_tables')"
+            "SELECT count(*) FROM pg_catalog.pg_namespace WHERE nspname IN ('executor', 'project_tables')"
         )
     except BaseException:
         connection.terminate()
         raise
-    if own == 3:
+    if own == 2:
         connection.terminate()
         raise TerminalError(
             "HOST_NOT_ALLOWED", f"{server.place} is this platform's own database, which no workflow may use."

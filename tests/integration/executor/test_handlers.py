@@ -222,14 +222,14 @@ async def test_search_passes_query_and_filter_on(bench, collections):
 async def test_records_without_id_get_the_same_one_at_every_attempt(bench, collections):
     records = [{"text": "a"}, {"id": "mine", "vector": [1, 2], "metadata": {"a": 1}}, {"text": "a"}]
     for _ in range(2):
-        assert (await bench.run(VECTOR_UPSERT, key="run:node", collection="docs", records=records)).output == {
+        assert (await bench.run(VECTOR_UPSERT, effect_key="run:node", collection="docs", records=records)).output == {
             "upserted": 3
         }
     first, second = collections.requests
     assert first == second
     ids = [record.id for record in first.records]
     assert (ids[1], len(set(ids))) == ("mine", 3)
-    await bench.run(VECTOR_UPSERT, key="other", collection="docs", records=records[0])
+    await bench.run(VECTOR_UPSERT, effect_key="other", collection="docs", records=records[0])
     assert collections.requests[2].records[0].id not in ids
 
 

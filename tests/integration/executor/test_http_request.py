@@ -72,7 +72,7 @@ async def test_a_request_is_sent_as_the_config_says_and_its_answer_comes_back(si
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
 async def test_what_may_change_something_carries_the_idempotency_key_unless_the_author_set_one(site, method):
-    await site.get(method=method, key="run:node")
+    await site.get(method=method, effect_key="run:node")
     assert site.last.headers["idempotency-key"] == "run:node"
     await site.get(method=method, headers={"idempotency-key": "mine"})
     assert site.last.headers["idempotency-key"] == "mine"

@@ -12,7 +12,7 @@ from headrace.common.v1 import value_pb2
 from headrace.executor.v1 import table_service_pb2 as pb
 from headrace.executor.v1.table_service_pb2_grpc import TableServiceStub
 
-from services.executor.storage.project_tables import PostgresProjectTableStore
+from services.executor.storage.project_tables import PostgresProjectTableStore, metadata
 from services.executor.transport.tables_grpc import GRANT_METHODS, SERVICE_NAME, add_table_service
 from services.kit.errors import (
     AlreadyExistsError,
@@ -25,6 +25,7 @@ from services.kit.errors import (
 from services.kit.grpc_client import Rpc, open_channel
 from services.kit.grpc_server import GrpcServer
 from services.kit.identity import CallerTokens
+from services.kit.migrate import differences
 from services.kit.postgres import open_engine
 
 TOKENS = CallerTokens(os.urandom(32))
@@ -303,3 +304,7 @@ async def test_a_worker_s_grant_reads_and_writes_rows_of_its_project_only(tables
     create = pb.CreateTableRequest(project_id=tables.project_id, name="x")
     with pytest.raises(PermissionDeniedError):
         await tables.rpc.call(tables.stub.CreateTable, create, timeout=5, token=grant)
+
+
+async def test_the_declared_tables_are_what_the_migrations_make(database):
+    assert await differences(await database("executor"), schema="executor", metadata=metadata) == []
