@@ -8,8 +8,8 @@ language is described in docs/guides/expressions.md, its bounds are the constant
 Why not the `cel` library, which runs CEL in Rust: it has no budget, each turn of its macros copies the list made so
 far with everything in it, and each evaluation converts its variables. In one run, `l.filter(x, x.score > 0.4)` over
 300 search results of 600 bytes takes it 156 ms, over 1,000 2.3 s (here 1.1 and 3.4 ms); merely handing it 1 MiB takes
-24 ms; `input.q` takes 7.7 µs (here 2.0). Bounds that kept it under 50 ms would refuse lists of 150 items. The tests hold
-this module to its results wherever both speak CEL (tests/property/test_expressions_property.py).
+24 ms; `input.q` takes 7.7 µs (here 2.0). Bounds that kept it under 50 ms would refuse lists of 150 items. The tests
+hold this module to its results wherever both speak CEL (tests/property/test_expressions_property.py).
 """
 
 from collections import OrderedDict
