@@ -17,9 +17,14 @@ from tests.integration.llm.conftest import Served, ask
 from tests.support.waiting import await_until
 
 # What transformers and torch warn of while they are imported is not ours to mend.
-pytestmark = pytest.mark.filterwarnings("default")
+pytestmark = [
+    pytest.mark.filterwarnings("default"),
+    # One process loads the models for all of these tests (with `--dist loadgroup`); torch alone takes seconds.
+    pytest.mark.xdist_group("llm_models"),
+    pytest.mark.timeout(180),
+]
 
-PATIENT = 50
+PATIENT = 120
 """Seconds: the first call loads a model, on a machine that may be busy."""
 COLOUR = {
     "type": "object",
