@@ -15,7 +15,8 @@ MODEL_ANSWER = {
     "additionalProperties": False,
 }
 
-_PASSAGES = '{{ nodes.search.output.results.map(r, "[" + r.metadata.title + "] " + r.text).join("\\n\\n") }}'
+# One passage, because the small model that comes along loses its way in two.
+_PASSAGES = '{{ nodes.search.output.results.map(r, r.text).join("\\n\\n") }}'
 _SOURCES = "{{ nodes.search.output.results.map(r, r.metadata.title).distinct() }}"
 
 
@@ -26,7 +27,7 @@ def ask_the_docs(receiver_url: str) -> dict[str, Any]:
             "key": "search",
             "type": "faiss_search",
             "name": "Find passages",
-            "config": {"collection": COLLECTION, "query": "{{ input.question }}", "top_k": 2, "min_score": 0.3},
+            "config": {"collection": COLLECTION, "query": "{{ input.question }}", "top_k": 1, "min_score": 0.3},
         },
         {
             "key": "found",
@@ -39,8 +40,8 @@ def ask_the_docs(receiver_url: str) -> dict[str, Any]:
             "type": "llm_call",
             "name": "Answer from the passages",
             "config": {
-                "system": "Answer the question in one or two sentences, using only the passages. Reply as JSON.",
-                "prompt": f"Passages:\n{_PASSAGES}\n\nQuestion: {{{{ input.question }}}}",
+                "system": "You answer questions with one sentence taken from the given text.",
+                "prompt": f"Text: {_PASSAGES}\n\nQuestion: {{{{ input.question }}}}",
                 "temperature": 0,
                 "seed": 1,
                 "max_tokens": 200,

@@ -17,6 +17,7 @@ from services.executor.engine.decide import Verdict
 from services.executor.engine.graph import Graph, Node, NodeKind, RetryPolicy
 from services.executor.engine.state import Failure, Usage
 from services.executor.handlers.base import NodeType
+from services.executor.handlers.registry import config_schema, output_schema
 
 
 def graph_from_definition(data: bytes, kinds: Mapping[str, NodeKind]) -> Graph:
@@ -60,16 +61,14 @@ def _seconds(message: Any, field: str, default: float) -> float:
 
 def node_type_to_proto(node_type: NodeType) -> run_pb2.NodeType:
     """A catalogue entry."""
-    output = node_type.output
-    output_schema = output.model_json_schema() if isinstance(output, type) else dict(output)
     return run_pb2.NodeType(
         type=node_type.name,
         title=node_type.title,
         help=node_type.help,
         icon=node_type.icon,
         category=node_type.category,
-        config_schema=value_pb2.Json(utf8=orjson.dumps(node_type.config.model_json_schema())),
-        output_schema=value_pb2.Json(utf8=orjson.dumps(output_schema)),
+        config_schema=value_pb2.Json(utf8=orjson.dumps(config_schema(node_type))),
+        output_schema=value_pb2.Json(utf8=orjson.dumps(output_schema(node_type))),
         ports=node_type.ports,
         dynamic_ports_field=node_type.dynamic_ports_field,
         expression_fields=node_type.expression_fields,
