@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from deploy.local.errors import last_lines
 from tests.support.waiting import await_until
 
 _ROOT = Path(__file__).resolve().parent.parent.parent
@@ -81,7 +82,13 @@ class LocalStack:
             entry = self.process(service, replica)
             return entry["pid"] not in (None, killed_pid) and entry["state"] == "ready"
 
-        await await_until(is_back, within=within)
+        try:
+            await await_until(is_back, within=within)
+        except AssertionError as error:
+            said = last_lines(Path(self.process(service, replica)["log"]), 40)
+            raise AssertionError(
+                f"{service}-{replica} is not back: {self.process(service, replica)}\n{said}"
+            ) from error
 
     async def stop(self, number: signal.Signals = signal.SIGTERM, within: float = 60.0) -> int:
         """Signal the launcher, wait for its end, return its exit code. Safe to call again."""
