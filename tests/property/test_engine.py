@@ -96,7 +96,7 @@ def act(case: Case, state: RunState, position: int, choice: str) -> None:
         assert decide.claim(state, position, worker="w", claim_id="c") is Verdict.REPEATED
         assert decide.claim(state, position, worker="other", claim_id="d") is Verdict.STALE
     elif node.status is NodeStatus.WAITING:
-        assert decide.wake(state, position) is Verdict.ACCEPTED
+        assert decide.wake(state, position, state.nodes[position].epoch) is Verdict.ACCEPTED
     elif choice == "lose" and node.claims < decide.MAX_CLAIMS - 1:
         epoch = node.epoch
         assert decide.lose_worker(state, position, epoch) is Verdict.ACCEPTED

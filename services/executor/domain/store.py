@@ -43,8 +43,8 @@ class Overdue:
     """Running at this epoch on a worker whose lease has ended."""
     timed_out: list[tuple[NodeRef, int]]
     """Running at this epoch past their time-out."""
-    waiting: list[NodeRef]
-    """Timers that are due."""
+    waiting: list[tuple[NodeRef, int]]
+    """Timers that are due, of node executions at this epoch."""
     runs: list[tuple[UUID, int]]
     """Runs past their deadline, with their limit in seconds."""
 

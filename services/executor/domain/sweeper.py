@@ -89,7 +89,9 @@ class Sweeper:
             self._correct("timed_out", ref, partial(_at_epoch, decide.time_out_node, epoch))
             for ref, epoch in overdue.timed_out
         ]
-        futures += [self._correct("timer", ref, decide.wake) for ref in overdue.waiting]
+        futures += [
+            self._correct("timer", ref, partial(_at_epoch, decide.wake, epoch)) for ref, epoch in overdue.waiting
+        ]
         for run_id, limit in overdue.runs:
             ref = NodeRef(run_id, "")
             futures.append(self._correct("run_timeout", ref, partial(_time_out_run, limit)))

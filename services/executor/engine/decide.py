@@ -156,17 +156,18 @@ def node_timeout_failure(state: RunState, position: int) -> Failure:
     return Failure("TIMEOUT", message, node.key, retryable=True)
 
 
-def wake(state: RunState, position: int) -> Verdict:
+def wake(state: RunState, position: int, epoch: int) -> Verdict:
     """Go on after a timer: a delay is over, or the wait before another attempt."""
     node = state.nodes[position]
-    if node.status is not NodeStatus.WAITING:
+    if node.status is not NodeStatus.WAITING or node.epoch != epoch:
         return Verdict.STALE
     state.active_nodes += 1
-    if _is_inline(state, position):
+    if _is_inline(state, position) and node.error is None:
         _finish(state, position, NodeStatus.SUCCEEDED, output=b"{}", port=OUT)
     else:
         node.status = NodeStatus.READY
-        state.ready.append(position)
+        node.due_in = node.due_at = None
+        (state.inline if _is_inline(state, position) else state.ready).append(position)
         _touch(state, position)
     settle(state)
     return Verdict.ACCEPTED
@@ -212,6 +213,8 @@ def _apply(state: RunState, position: int) -> None:
     if isinstance(outcome, Done):
         _finish(state, position, NodeStatus.SUCCEEDED, output=outcome.output, port=outcome.port)
     elif isinstance(outcome, Wait):
+        # What an inline node waits for is told by its error: another attempt with one, the end of a delay without.
+        state.nodes[position].error = None
         _wait(state, position, outcome)
     else:
         _fail_attempt(state, position, outcome, None)

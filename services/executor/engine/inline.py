@@ -14,6 +14,7 @@ from services.executor.engine.graph import OUT, Node
 from services.executor.engine.state import Failure, RunState
 from services.executor.engine.variables import variables_for
 from services.kit.expressions import ExpressionError, compile_expression
+from services.kit.templates import TemplateErrors
 
 MAX_DELAY_SECONDS = 366 * 24 * 3600.0
 MAX_OUTPUT_BYTES = 1024 * 1024
@@ -46,6 +47,8 @@ def evaluate(state: RunState, node: Node) -> Outcome:
         outcome = _EVALUATORS[node.type](node, variables)
     except ExpressionError as error:
         return Failure(error.reason, f"Node {node.key!r}: {error}", node.key)
+    except TemplateErrors as error:
+        return Failure("INVALID_CONFIG", f"Node {node.key!r}: {error}", node.key)
     except (orjson.JSONEncodeError, TypeError) as error:
         return Failure("INVALID_OUTPUT", f"Node {node.key!r} has an output that is not JSON: {error}.", node.key)
     if isinstance(outcome, Done) and len(outcome.output) > MAX_OUTPUT_BYTES:

@@ -171,7 +171,7 @@ class PostgresRunStore:
         return Overdue(
             lost=[(ref, epoch) for kind, ref, epoch in refs if kind == "lost"],
             timed_out=[(ref, epoch) for kind, ref, epoch in refs if kind == "timed_out"],
-            waiting=[ref for kind, ref, _ in refs if kind == "waiting"],
+            waiting=[(ref, epoch) for kind, ref, epoch in refs if kind == "waiting"],
             runs=[(ref.run_id, seconds) for kind, ref, seconds in refs if kind == "run"],
         )
 

@@ -1,0 +1,74 @@
+"""Transitions that the random graphs of the property tests do not reach."""
+
+from typing import Any
+from uuid import uuid4
+
+import orjson
+
+from services.executor.engine import decide
+from services.executor.engine.decide import Verdict
+from services.executor.engine.graph import Graph, Node, NodeKind, RetryPolicy
+from services.executor.engine.state import Failure, NodeStatus, RunState, RunStatus
+
+KINDS = {
+    "work": NodeKind(inline=False, queue="default", default_timeout=60),
+    "transform": NodeKind(inline=True, queue="", default_timeout=60),
+    "delay": NodeKind(inline=True, queue="", default_timeout=60),
+}
+RETRY_ALL = RetryPolicy(max_attempts=2, initial_interval=1, when="true")
+
+
+def node(key: str, type: str, config: dict[str, Any] | None = None, retry: RetryPolicy | None = None) -> Node:
+    return Node(
+        key=key,
+        type=type,
+        config=orjson.dumps(config or {}),
+        retry=retry or RetryPolicy(),
+        timeout=None,
+        continue_on_error=False,
+        join_any=False,
+    )
+
+
+def started(*nodes: Node) -> RunState:
+    state = RunState(
+        run_id=uuid4(),
+        project_id=str(uuid4()),
+        workflow_id=str(uuid4()),
+        version_id=str(uuid4()),
+        version_number=1,
+        graph=Graph(list(nodes), [], KINDS),
+        input=b"{}",
+    )
+    decide.start(state)
+    return state
+
+
+def test_an_inline_node_that_waited_for_another_attempt_is_evaluated_again() -> None:
+    state = started(node("t", "transform", {"values": {"a": "{{ input.missing }}"}}, RETRY_ALL))
+    assert state.nodes[0].status is NodeStatus.WAITING
+
+    assert decide.wake(state, 0, state.nodes[0].epoch) is Verdict.ACCEPTED
+
+    assert state.nodes[0].status is NodeStatus.FAILED
+    assert state.nodes[0].failures == 2
+    assert state.status is RunStatus.FAILED
+
+
+def test_a_delay_that_is_over_succeeds() -> None:
+    state = started(node("d", "delay", {"seconds": 5}, RETRY_ALL))
+    assert state.status is RunStatus.WAITING
+    assert decide.wake(state, 0, 0) is Verdict.ACCEPTED
+    assert state.status is RunStatus.SUCCEEDED
+
+
+def test_a_timer_of_an_earlier_attempt_does_not_cut_the_wait_for_the_next_short() -> None:
+    state = started(node("w", "work", retry=RetryPolicy(max_attempts=3)))
+    for claim_id in ("first", "second"):
+        decide.claim(state, 0, worker="w", claim_id=claim_id)
+        decide.report_failure(state, 0, state.nodes[0].epoch, Failure("BUSY", "", retryable=True))
+        if claim_id == "first":
+            first_timer = state.nodes[0].epoch
+            assert decide.wake(state, 0, first_timer) is Verdict.ACCEPTED
+    assert decide.wake(state, 0, first_timer) is Verdict.STALE
+    assert state.nodes[0].status is NodeStatus.WAITING
