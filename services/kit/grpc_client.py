@@ -13,9 +13,14 @@ from services.kit.identity import TokenSource
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 """gRPC's default of 4 MiB is less than a definition of 10,000 nodes; set on both sides."""
 
+MAX_METADATA_BYTES = 2 * 1024 * 1024
+
 _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    # Errors travel in trailing metadata, the 1,000 issues of a definition among them; the default is 8 KiB.
+    ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+    ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
     # A restarted service is found again within a second; the default goes up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),

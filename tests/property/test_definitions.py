@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import count
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.kit.templates import TemplateErrors, compile_template
@@ -24,6 +24,8 @@ from services.workflows.domain.validation_expressions import references_of_paths
 from tests.support.definitions import node_types, reads, transform
 
 TYPES = node_types()
+# Whole definitions take long to draw when the machine is busy with other tests.
+HEAVY = settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 KEYS = st.sampled_from(["a", "b", "c", "d", "e", "A", "", "x-y"])
 PORTS = st.sampled_from(["out", "in", "true", "false", "error", "p"])
 EXPRESSIONS = st.sampled_from(
@@ -80,6 +82,7 @@ def in_a_body(definition: Definition) -> Definition:
     return Definition((Node("m", "each", config=config),))
 
 
+@HEAVY
 @given(DEFINITIONS)
 def test_validation_answers_whatever_the_definition(definition: Definition) -> None:
     issues = validate(definition, TYPES)
@@ -90,6 +93,7 @@ def test_validation_answers_whatever_the_definition(definition: Definition) -> N
     assert bool(inside) == bool(issues) or {issue.code for issue in issues} <= {"UNKNOWN_FIELD"}
 
 
+@HEAVY
 @given(JSON)
 def test_a_body_may_be_any_json(value: Any) -> None:
     config = {"items": [], "body": value, "until": "true"}
@@ -99,6 +103,7 @@ def test_a_body_may_be_any_json(value: Any) -> None:
     assert all(problem.code for problem in problems)
 
 
+@HEAVY
 @given(DEFINITIONS)
 def test_definitions_survive_their_json_form(definition: Definition) -> None:
     stored = drafts.with_ids(definition, Definition(), lambda: "id")

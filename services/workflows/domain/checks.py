@@ -38,6 +38,10 @@ class Checks:
     def __init__(self, catalogue: NodeTypeCatalogue) -> None:
         self._catalogue = catalogue
 
+    def require_types(self) -> None:
+        """Raise UnavailableError while the node types were never read: to be asked before a change, not after it."""
+        self._catalogue.node_types()
+
     async def issues(self, definition: Definition) -> tuple[Violation, ...]:
         """All issues. Raises UnavailableError while the node types were never read."""
         types = self._catalogue.node_types()

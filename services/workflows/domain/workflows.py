@@ -33,6 +33,7 @@ class Workflows:
         Raises WorkflowNameTakenError, IdempotencyKeyReusedError, and InvalidArgumentError for a draft that cannot be
         stored.
         """
+        self._checks.require_types()
         name = _checked_name(name)
         _check_description(description)
         offered = await off_loop(_weight(definition), _storable_text, definition)
@@ -81,6 +82,7 @@ class Workflows:
 
         Raises WorkflowNotFoundError, RevisionMismatchError, WorkflowNameTakenError, InvalidArgumentError.
         """
+        self._checks.require_types()
         if name is not None:
             name = _checked_name(name)
         if description is not None:
