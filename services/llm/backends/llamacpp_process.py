@@ -1,7 +1,7 @@
 """The child process of `llamacpp_server` as its parent sees it: start, stop, and what it said last.
 
 Started with `subprocess`, not with asyncio's: with uvloop 0.23 and grpcio 1.85, 8 of 14 children that were started
-while another thread imported `huggingface_hub` died of a segmentation fault before their first line, and none of 6 since.
+while another thread imported `huggingface_hub` died of a segmentation fault before their first line, none of 6 since.
 What differs is that uvloop forks, which runs at-fork handlers (gRPC has some), and `subprocess` on Linux does not.
 Waiting happens in threads.
 """
