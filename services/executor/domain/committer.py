@@ -20,7 +20,7 @@ from services.executor.domain.store import RunStore, StoredRun
 from services.executor.domain.versions import Versions
 from services.executor.engine.decide import settle
 from services.executor.engine.state import RunState
-from services.kit.errors import DomainError, UnavailableError
+from services.kit.errors import UnavailableError
 
 log = structlog.get_logger(__name__)
 
@@ -163,8 +163,7 @@ class _Lane:
     def _give_up(self, batch: list[_Work[Any, Any]], error: Exception) -> None:
         self._forget(batch)
         for work in batch:
-            if not work.done.done():
-                work.done.set_exception(error)
+            _fail(work, error)
 
     def _forget(self, batch: list[_Work[Any, Any]]) -> None:
         for run_id in {work.run_id for work in batch}:
@@ -179,18 +178,21 @@ class _Lane:
         by_run: dict[UUID, list[_Work[Any, Any]]] = {}
         for work in batch:
             by_run.setdefault(work.run_id, []).append(work)
-        states = await self._states(by_run)
+        states, cached = await self._states(by_run)
         new: dict[UUID, NewRun] = {}
-        for run_id, works in by_run.items():
+        for run_id in list(by_run):
             state = states.get(run_id)
             if state is None:
-                for work in works:
-                    work.done.set_exception(RunNotFoundError(run_id))
+                self._answer_missing(run_id, by_run.pop(run_id))
                 continue
+            by_run[run_id] = works = self._without_repeated_starts(state, by_run[run_id])
             for work in works:
                 if work.new is not None:
                     new[run_id] = work.new[1]
                 work.result = work.apply(state)
+        for run_id in await self._outdated([states[run_id] for run_id in cached]):
+            del states[run_id]
+            self._queue.extend(by_run[run_id])
         changed = [state for state in states.values() if state.events or state.touched]
         if changed:
             _BATCH.observe(len(batch))
@@ -204,14 +206,45 @@ class _Lane:
             else:
                 self._conclude(state, by_run[run_id], moved=moved)
 
-    async def _states(self, by_run: dict[UUID, list[_Work[Any, Any]]]) -> dict[UUID, RunState]:
-        """States of the runs, taken out of the cache while they are worked on."""
+    def _answer_missing(self, run_id: UUID, works: list[_Work[Any, Any]]) -> None:
+        for work in works:
+            if work.new is not None:
+                self._queue.append(work)  # it came behind something about a run that nobody knew yet
+            else:
+                _fail(work, RunNotFoundError(run_id))
+
+    def _without_repeated_starts(self, state: RunState, works: list[_Work[Any, Any]]) -> list[_Work[Any, Any]]:
+        """The transitions to apply: a run is started once, by the first, however often that is asked for at a time."""
+        kept: list[_Work[Any, Any]] = []
+        for work in works:
+            if work.new is None or (not state.version and not kept):
+                kept.append(work)
+            elif state.version:
+                _fail(work, RunExistsError())
+            else:
+                self._queue.append(work)
+        return kept
+
+    async def _outdated(self, states: list[RunState]) -> list[UUID]:
+        """Runs among these whose copies another executor has left behind, and that no commit will tell of.
+
+        A transition that changes nothing is a judgement ("stale", "done before") that rests on the copy alone.
+        """
+        unmoved = {state.run_id: state.version for state in states if not state.events and not state.touched}
+        if not unmoved:
+            return []
+        present = await self._store.run_versions(list(unmoved))
+        return [run_id for run_id, version in unmoved.items() if present.get(run_id) != version]
+
+    async def _states(self, by_run: dict[UUID, list[_Work[Any, Any]]]) -> tuple[dict[UUID, RunState], list[UUID]]:
+        """States of the runs, and which of them were in the cache; they are out of it while they are worked on."""
         states: dict[UUID, RunState] = {}
-        missing = []
+        cached_ids, missing = [], []
         for run_id, works in by_run.items():
             cached = self._drop(run_id)
             if cached is not None:
                 states[run_id] = cached
+                cached_ids.append(run_id)
             elif works[0].new is not None:
                 states[run_id] = works[0].new[0]()
             else:
@@ -219,7 +252,7 @@ class _Lane:
         if missing:
             for stored in await self._store.load(missing):
                 states[stored.run_id] = _restored(stored, await self._versions.get(stored.version_id))
-        return states
+        return states, cached_ids
 
     def _repeat(self, works: list[_Work[Any, Any]]) -> None:
         """Another executor has moved the run: apply the same transitions to what it is now."""
@@ -227,9 +260,9 @@ class _Lane:
         for work in works:
             work.tries += 1
             if work.new is not None:
-                work.done.set_exception(RunExistsError())
+                _fail(work, RunExistsError())
             elif work.tries >= MAX_TRIES:
-                work.done.set_exception(UnavailableError("The run is changing too fast. Try again.", retry_after=0.5))
+                _fail(work, UnavailableError("The run is changing too fast. Try again.", retry_after=0.5))
             else:
                 self._queue.append(work)
 
@@ -249,8 +282,8 @@ class _Lane:
             if not work.done.done():
                 try:
                     work.done.set_result(work.answer(state, work.result))
-                except DomainError as error:
-                    work.done.set_exception(error)
+                except Exception as error:  # noqa: BLE001 - whatever it is, it is this caller's alone
+                    _fail(work, error)
 
     def _keep(self, state: RunState) -> None:
         size = state.size_bytes()
@@ -258,6 +291,12 @@ class _Lane:
         self._cache_bytes += size
         while self._cache_bytes > _CACHE_BYTES and len(self._cache) > 1:
             self._drop(next(iter(self._cache)))
+
+
+def _fail(work: _Work[Any, Any], error: Exception) -> None:
+    """Answer with an error, unless nobody waits for the answer any more."""
+    if not work.done.done():
+        work.done.set_exception(error)
 
 
 def _log_failure(future: "asyncio.Future[None]") -> None:

@@ -2,8 +2,10 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
+
+import structlog
 
 from services.executor.domain.committer import Committer
 from services.executor.domain.model import NodeRef, RunNotFoundError
@@ -11,12 +13,16 @@ from services.executor.domain.store import RunStore
 from services.executor.engine import decide
 from services.executor.engine.decide import Verdict
 from services.executor.engine.state import Failure, NodeStatus, RunState, Usage
-from services.executor.engine.variables import variables_json
+from services.executor.engine.variables import referenced_nodes, variables_json
 from services.kit.errors import UnavailableError
+from services.kit.expressions import ExpressionError
 from services.kit.ids import derived_id
+from services.kit.templates import TemplateErrors
+
+log = structlog.get_logger(__name__)
 
 MAX_JOB_BYTES = 4 * 1024 * 1024
-"""Config and variables of one job; NATS carries messages of up to 8 MiB."""
+"""Config and variables of one job, or of all that come with one report; NATS carries messages of up to 8 MiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +116,10 @@ class Jobs:
             position = state.graph.index.get(ref.node_key)
             if position is None or state.is_terminal:
                 return Verdict.STALE
+            _, refusal = _size(state, position)
+            if refusal is not None:
+                decide.refuse(state, position, refusal)
+                return Verdict.STALE
             return decide.claim(state, position, worker=worker_id, claim_id=claim_id)
 
         def answer(state: RunState, verdict: Verdict) -> Job | None:
@@ -123,7 +133,7 @@ class Jobs:
         """Record results; each answer may bring successors that were claimed for the worker in the same commit."""
         futures = [self._report(worker_id, report, free_slots, queues) for report in reports]
         answers: list[Reported] = []
-        for result in await asyncio.gather(*futures, return_exceptions=True):
+        for given, result in zip(reports, await asyncio.gather(*futures, return_exceptions=True), strict=True):
             if isinstance(result, Reported):
                 answers.append(result)
             elif isinstance(result, RunNotFoundError):
@@ -131,8 +141,20 @@ class Jobs:
             elif isinstance(result, UnavailableError):
                 answers.append(Reported(None, []))
             else:
-                raise result
+                answers.append(await self._report_unstorable(worker_id, given, result))
         return answers
+
+    async def _report_unstorable(self, worker_id: str, report: Report, error: BaseException) -> Reported:
+        """Fail an attempt whose result the database refuses, so that it neither blocks others nor is repeated."""
+        log.error("report_not_stored", run_id=str(report.ref.run_id), node_key=report.ref.node_key, error=repr(error))
+        message = f"The result of node {report.ref.node_key!r} could not be stored. See the executor's log."
+        outcome = AttemptFailure(Failure("RESULT_NOT_STORED", message, report.ref.node_key), None)
+        failed = replace(report, outcome=outcome, shown_input=None)
+        try:
+            return await self._report(worker_id, failed, 0, frozenset())
+        except Exception as second:  # noqa: BLE001 - the worker repeats the report
+            log.error("report_not_stored", run_id=str(report.ref.run_id), error=repr(second))
+            return Reported(None, [])
 
     def _report(
         self, worker_id: str, report: Report, free_slots: int, queues: frozenset[str]
@@ -218,13 +240,36 @@ def _claim_successors(
 ) -> list[int]:
     """Claim what this report has made ready, as far as the worker can take it; the rest is left to be published."""
     taken: list[int] = []
+    free_bytes = MAX_JOB_BYTES
     for position in state.ready[before:]:
         kind = state.graph.nodes[position].kind
         if len(taken) < free_slots and kind is not None and kind.queue in queues:
-            decide.claim(state, position, worker=worker_id, claim_id=claim_id)
-            taken.append(position)
+            size, refusal = _size(state, position)
+            if refusal is None and size <= free_bytes:
+                free_bytes -= size
+                decide.claim(state, position, worker=worker_id, claim_id=claim_id)
+                taken.append(position)
     state.ready = [position for position in state.ready if position not in taken]
     return taken
+
+
+def _size(state: RunState, position: int) -> tuple[int, Failure | None]:
+    """Bytes of a node execution's job, about; and why it cannot be one, if it cannot."""
+    spec = state.graph.nodes[position]
+    try:
+        references = spec.references
+    except (ExpressionError, TemplateErrors) as error:
+        return 0, Failure("INVALID_CONFIG", f"Node {spec.key!r}: {error}", spec.key)
+    size = len(spec.config) + (len(state.input) if "input" in references.names else 0)
+    if "nodes" in references.names:
+        size += sum(len(state.nodes[other].output or b"") for other in referenced_nodes(state, references))
+    if size <= MAX_JOB_BYTES:
+        return size, None
+    message = (
+        f"Node {spec.key!r} reads {size} bytes of the run's input and of other nodes' outputs; the limit is "
+        f"{MAX_JOB_BYTES}. Store large data and pass its address, or read fewer outputs."
+    )
+    return size, Failure("JOB_TOO_LARGE", message, spec.key)
 
 
 def make_job(state: RunState, position: int) -> Job:

@@ -10,6 +10,7 @@ from services.executor.domain.model import (
     EventView,
     InputTooLargeError,
     NewRun,
+    RunNotFoundError,
     RunView,
     Version,
     VersionSelector,
@@ -19,6 +20,7 @@ from services.executor.domain.versions import Versions
 from services.executor.domain.watchers import Watch
 from services.executor.engine import decide
 from services.executor.engine.state import RUN_TERMINAL, RunState
+from services.kit.errors import DomainError
 from services.kit.ids import id_for_create, request_hash, require_same_request
 
 MAX_INPUT_BYTES = 1024 * 1024
@@ -77,7 +79,15 @@ class Runs:
             )
         content = request_hash(str(workflow_id), repr(selector), input_json)
         run_id = id_for_create(project_id, "run", request_id)
-        version = await self._versions.resolve(project_id, workflow_id, selector)
+        try:
+            version = await self._versions.resolve(project_id, workflow_id, selector)
+        except DomainError:
+            # The workflow may be gone or broken by now: what was accepted before is still the answer to a repetition.
+            present = await self._find(project_id, run_id) if request_id else None
+            if present is None:
+                raise
+            require_same_request(present.request_hash, content)
+            return present
         timeout = min(version.graph.timeout or self._max_run_seconds, self._max_run_seconds)
         new = NewRun(
             workflow_name=version.workflow_name,
@@ -99,12 +109,19 @@ class Runs:
                 return await self._wait(project_id, run_id, watch, wait_seconds)
         return await self._store.get_run(project_id, run_id)
 
+    async def _find(self, project_id: UUID, run_id: UUID) -> RunView | None:
+        try:
+            return await self._store.get_run(project_id, run_id)
+        except RunNotFoundError:
+            return None
+
     async def _wait(self, project_id: UUID, run_id: UUID, watch: Watch, seconds: float) -> RunView:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         while True:
             left = deadline - loop.time()
             if left <= 0 or watch.ended:
+                watch.ended = False
                 run = await self._store.get_run(project_id, run_id)
                 if left <= 0 or run.status in RUN_TERMINAL:
                     return run

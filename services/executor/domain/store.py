@@ -65,6 +65,10 @@ class RunStore(Protocol):
         """Rows of these runs, each run at one moment; missing ones are left out."""
         ...
 
+    async def run_versions(self, run_ids: Sequence[UUID]) -> dict[UUID, int]:
+        """How often each of these runs has been committed; missing ones are left out."""
+        ...
+
     async def find_version(self, version_id: UUID) -> dict[str, Any] | None:
         """The stored row of a version."""
         ...

@@ -74,6 +74,15 @@ def claim(state: RunState, position: int, *, worker: str, claim_id: str) -> Verd
     return Verdict.ACCEPTED
 
 
+def refuse(state: RunState, position: int, failure: Failure) -> Verdict:
+    """End a ready node execution of which no job can be made."""
+    if state.nodes[position].status is not NodeStatus.READY or _is_inline(state, position):
+        return Verdict.STALE
+    _fail_for_good(state, position, failure)
+    settle(state)
+    return Verdict.ACCEPTED
+
+
 def report_success(
     state: RunState, position: int, epoch: int, *, output: bytes, port: str, usage: Usage, shown_input: bytes | None
 ) -> Verdict:

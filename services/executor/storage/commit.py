@@ -50,8 +50,8 @@ WITH created AS (
 ), nodes AS (
     INSERT INTO executor.node_executions AS n (
         run_id, node_key, item_path, type, queue, status, epoch, failures, claims, publications, worker, claim_id, port,
-        input, output, error, prompt_tokens, completion_tokens, model_calls, handler_seconds, due_at, queued_at, started_at,
-        finished_at)
+        input, output, error, prompt_tokens, completion_tokens, model_calls, handler_seconds, due_at, queued_at,
+        started_at, finished_at)
     SELECT u.run_id, u.node_key, '', u.type, u.queue, u.status, u.epoch, u.failures, u.claims, 0, u.worker, u.claim_id,
         u.port, u.input, u.output, u.error, u.prompt_tokens, u.completion_tokens, u.model_calls,
         u.handler_seconds, coalesce(u.due_at, now() + make_interval(secs => u.due_in)),

@@ -124,6 +124,12 @@ class PostgresRunStore:
             for row in runs
         ]
 
+    async def run_versions(self, run_ids: Sequence[UUID]) -> dict[UUID, int]:
+        """See RunStore."""
+        async with self._connection() as connection:
+            rows = await connection.fetch("SELECT id, version FROM executor.runs WHERE id = ANY($1::uuid[])", run_ids)
+        return {row[0]: row[1] for row in rows}
+
     async def find_version(self, version_id: UUID) -> dict[str, Any] | None:
         """See RunStore."""
         async with self._connection() as connection:

@@ -107,9 +107,14 @@ class WorkerTransport:
             request.worker_id, reports, free_slots=request.free_slots, queues=frozenset(request.queues)
         )
         response = pb.ReportResponse()
+        size = 0
         for result in results:
-            jobs = [self._job(job) for job in result.next]
-            response.results.append(pb.ReportResult(status=report_status(result.verdict), next=jobs))
+            answer = pb.ReportResult(status=report_status(result.verdict), next=[self._job(job) for job in result.next])
+            size += answer.ByteSize()
+            if size > MAX_REPLY_BYTES and response.results:
+                # Recorded already: the same report again is answered with the same jobs.
+                answer = pb.ReportResult(status=pb.REPORT_STATUS_RETRY)
+            response.results.append(answer)
         return response.SerializeToString()
 
     async def _heartbeat(self, data: bytes) -> bytes:
