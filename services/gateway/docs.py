@@ -48,13 +48,18 @@ _NAMES = ("swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png")
 
 def add_documentation(app: FastAPI) -> None:
     """Serve /openapi.json and /docs."""
+
     @functools.cache
     def document() -> bytes:
         return orjson.dumps(openapi_document(app))
 
     async def openapi(request: Request) -> Response:
         # Put together when first asked for, beside the loop: it takes as long as the rest of the start.
-        return Response(await asyncio.to_thread(document), media_type="application/json", headers={"Cache-Control": "public, max-age=60"})
+        return Response(
+            await asyncio.to_thread(document),
+            media_type="application/json",
+            headers={"Cache-Control": "public, max-age=60"},
+        )
 
     async def page(request: Request) -> Response:
         return HTMLResponse(_PAGE, headers={"Content-Security-Policy": _POLICY})

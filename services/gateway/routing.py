@@ -168,8 +168,7 @@ async def _read(request: Request, limit: int) -> bytes:
         size += len(chunk)
         if size > limit:
             text = f"The body is over the limit of {limit} bytes."
-            headers = {"Connection": "close"}
-            raise RequestError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "BODY_TOO_LARGE", text, headers=headers)
+            raise RequestError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "BODY_TOO_LARGE", text)
         chunks.append(chunk)
         if not message.get("more_body", False):
             return b"".join(chunks)

@@ -16,6 +16,11 @@ from services.gateway.settings import Settings
 log = structlog.get_logger(__name__)
 
 
+_MAX_DISCARDED_BYTES = 32 * 1024 * 1024
+_DISCARD_SECONDS = 30.0
+"""How much of a body, and for how long, is thrown away after the answer was sent."""
+
+
 class BoundedProtocol(HttpToolsProtocol):
     """Ends connections whose headers are too large or too slow; httptools itself would wait and keep them for ever.
 
@@ -28,6 +33,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._header_bytes = 0
+        self._discarded_bytes = 0
         self._in_headers = True
         self._too_slow: TimerHandle | None = None
 
@@ -47,6 +53,11 @@ class BoundedProtocol(HttpToolsProtocol):
             if self._header_bytes == 0 and self._too_slow is None:
                 self._start_timer()
             self._header_bytes += len(data)
+        elif self.cycle is not None and self.cycle.response_complete:
+            self._discarded_bytes += len(data)
+            if self._discarded_bytes > _MAX_DISCARDED_BYTES:
+                self.transport.close()
+                return
         super().data_received(data)
         # What came with the headers' last piece may be a body: only what the parser still holds is too large.
         if self._in_headers and self._header_bytes > self.max_header_bytes and not self.transport.is_closing():
@@ -62,19 +73,27 @@ class BoundedProtocol(HttpToolsProtocol):
             raise ValueError("headers over the limit")
         super().on_headers_complete()
 
+    def on_response_complete(self) -> None:
+        """A body that was answered before its end is read on for a while: its sender shall see the answer."""
+        super().on_response_complete()
+        if not self._in_headers and not self.transport.is_closing():
+            self._start_timer(_DISCARD_SECONDS)
+
     def on_message_complete(self) -> None:
         """The next bytes are another request's headers."""
         self._in_headers = True
         self._header_bytes = 0
+        self._discarded_bytes = 0
+        self._stop_timer()
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP."""
         self._refuse(400, "INVALID_HTTP", "This is not a valid HTTP/1.1 request.")
 
-    def _start_timer(self) -> None:
+    def _start_timer(self, seconds: float | None = None) -> None:
         self._stop_timer()
-        self._too_slow = self.loop.call_later(self.header_timeout_seconds, self._time_out)
+        self._too_slow = self.loop.call_later(seconds or self.header_timeout_seconds, self._time_out)
 
     def _stop_timer(self) -> None:
         if self._too_slow is not None:
@@ -83,7 +102,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _time_out(self) -> None:
         self._too_slow = None
-        if self._header_bytes:
+        if self._in_headers and self._header_bytes:
             self._refuse(408, "REQUEST_TIMEOUT", "The request's headers did not come in time.")
         else:
             self.transport.close()

@@ -29,10 +29,10 @@ from services.kit.identity import CallerTokens
 KEY = os.urandom(32)
 KEY_ID = "key-1"
 SIGNING_KEY = Ed25519PrivateKey.generate()
-USER = str(uuid.uuid4())
-HOME = str(uuid.uuid4())
+USER = "0d6f1a52-58c4-4a5c-9a0c-2d1c4b7e9f01"
+HOME = "1d6f1a52-58c4-4a5c-9a0c-2d1c4b7e9f02"
 """The user's personal project."""
-SHARED = str(uuid.uuid4())
+SHARED = "2d6f1a52-58c4-4a5c-9a0c-2d1c4b7e9f03"
 """A project in which a test may give the user a role."""
 
 Reply = Any
@@ -120,6 +120,8 @@ class Peers:
 
     async def VerifyApiKey(self, request: Any, context: Any) -> Any:
         self.asked["VerifyApiKey"].append(request)
+        if "VerifyApiKey" in self.replies:
+            raise self.replies["VerifyApiKey"]
         if request.secret not in self.api_keys:
             raise UnauthenticatedError("No such key.", reason="INVALID_API_KEY")
         return self.api_keys[request.secret]
