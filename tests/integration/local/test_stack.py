@@ -1,4 +1,4 @@
-"""The whole local stack as a process, with two replicas of some services."""
+"""The whole local stack as a process, with two replicas of some services. The last test ends the shared one."""
 
 from __future__ import annotations
 
@@ -79,12 +79,19 @@ async def test_with_a_replica_away_the_stack_stays_ready(stack: LocalStack) -> N
     await stack.until_back(pid, "worker", 1, within=60)
 
 
-async def test_nothing_outlives_a_killed_launcher_and_the_next_one_serves_the_same(tmp_path: Path) -> None:
-    first = await start_stack(tmp_path / "home")
-    await first.until_ready()
-    gateway, pids = first.gateway_url, alive(first)
-    await first.stop(signal.SIGKILL)
-    second = await start_stack(tmp_path / "home")
+async def test_ctrl_c_while_starting_stops_what_has_started(tmp_path: Path) -> None:
+    stack = await start_stack(tmp_path / "home")
+    await await_until(lambda: alive(stack) if stack.state else False, within=30)
+    pids = alive(stack)
+
+    assert await stack.stop(signal.SIGINT) == 0
+    await await_until(functools.partial(none_lives, pids))
+
+
+async def test_nothing_outlives_a_killed_launcher_and_the_next_one_serves_the_same(stack: LocalStack) -> None:
+    gateway, pids = stack.gateway_url, alive(stack)
+    await stack.stop(signal.SIGKILL)
+    second = await start_stack(stack.home)
     await second.until_ready()
 
     assert none_lives(pids)
@@ -96,12 +103,3 @@ async def test_nothing_outlives_a_killed_launcher_and_the_next_one_serves_the_sa
     assert none_lives(pids)
     assert not second.state["ready"]
     assert second.state["processes"] == []
-
-
-async def test_ctrl_c_while_starting_stops_what_has_started(tmp_path: Path) -> None:
-    stack = await start_stack(tmp_path / "home")
-    await await_until(lambda: alive(stack) if stack.state else False, within=30)
-    pids = alive(stack)
-
-    assert await stack.stop(signal.SIGINT) == 0
-    await await_until(functools.partial(none_lives, pids))
