@@ -69,7 +69,7 @@ def install(extra: str) -> None:
 
 def make_venv() -> None:
     """Make .venv with this Python, unless it is there and of the same version."""
-    command = [PYTHON, "-c", "import pip, sys; print(sys.version)"]
+    command = [str(PYTHON), "-c", "import pip, sys; print(sys.version)"]
     try:
         if subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == sys.version:
             return
@@ -89,7 +89,7 @@ def pip(title: str, *arguments: str) -> None:
     """Run `pip install` with the constraints, showing how far it is; all it says goes to the log."""
     begun = time.monotonic()
     print(f"{title} ...", flush=True)
-    command = [PYTHON, "-m", "pip", "install", "--disable-pip-version-check", "-c", "constraints.txt", *arguments]
+    command = [str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check", "-c", "constraints.txt", *arguments]
     with (
         LOG.open("a") as log,
         subprocess.Popen(
