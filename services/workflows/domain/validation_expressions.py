@@ -14,6 +14,8 @@ from services.workflows.domain.text import json_path
 
 EVERYWHERE = frozenset({"input", "nodes", "run", "project"})
 """Names that every expression may use."""
+MAX_EXPRESSIONS_OF_TEXT = 1000
+"""More than anyone writes; compiling a text takes time by the square of them."""
 _RETRY_NAMES = frozenset({"error", "attempt"})
 _INSIDE_BODIES = {
     "item": "`item` exists only in the body of a `map` node.",
@@ -111,6 +113,10 @@ def _references(text: str, place: Place, found: NodeExpressions) -> References:
     quick = references_of_paths(text)
     if quick is not None:
         return quick
+    if (count := text.count("{{")) > MAX_EXPRESSIONS_OF_TEXT:
+        message = f"{count:,} expressions in one text are over the limit of {MAX_EXPRESSIONS_OF_TEXT:,}."
+        found.problems.append(Violation("TOO_MANY_EXPRESSIONS", message, place.path()))
+        return References()
     try:
         return compile_template(text).references
     except TemplateErrors as errors:

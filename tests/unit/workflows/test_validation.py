@@ -378,6 +378,7 @@ def seconds_to_accept(definition: Definition) -> float:
         "{" * 100_000,
         "{{" + " " * 100_000,
         "{{ x }}" * 10_000,
+        "".join(f"{{{{ nodes.a{index} + 1 }}}}" for index in range(40_000)),
     ],
 )
 def test_hostile_text_is_checked_quickly(text: str) -> None:
