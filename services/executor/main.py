@@ -72,12 +72,16 @@ async def serve(stack: AsyncExitStack) -> None:
     add_table_service(server.server, PostgresProjectTableStore(engine))
     await server.start()
 
-    client = await nats.connect(peers.nats_url.get_secret_value(), name="headrace-executor")
+    keeper = StreamKeeper(store, sorted({kind.queue for kind in kinds.values() if not kind.inline}))
+
+    async def reconnected() -> None:
+        keeper.check_now()
+
+    url = peers.nats_url.get_secret_value()
+    client = await nats.connect(url, name="headrace-executor", on_reconnect=reconnected)
     stack.push_async_callback(client.close)
     bus.use(client)
-    queues = sorted({kind.queue for kind in kinds.values() if not kind.inline})
-    keeper = StreamKeeper(client, store, queues)
-    await keeper.check()
+    await keeper.check(client)
     committer.start()
     stack.push_async_callback(committer.stop)
     workers = WorkerTransport(client, Jobs(store, committer, lease_seconds=settings.lease_seconds), tokens, executor_id)
@@ -86,7 +90,7 @@ async def serve(stack: AsyncExitStack) -> None:
     sweeper = Sweeper(store, committer, bus, interval=settings.sweep_seconds, lease_seconds=settings.lease_seconds)
     sweeper.start()
     stack.push_async_callback(sweeper.stop)
-    keeping = asyncio.create_task(keeper.run())
+    keeping = asyncio.create_task(keeper.run(client))
     stack.callback(keeping.cancel)
     stack.push_async_callback(server.stop)
     await server.set_healthy(True)

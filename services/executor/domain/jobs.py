@@ -107,8 +107,11 @@ class Jobs:
         for ref, result in zip(refs, await asyncio.gather(*futures, return_exceptions=True), strict=True):
             if isinstance(result, Job):
                 claimed.jobs.append(result)
-            elif isinstance(result, BaseException) and not isinstance(result, RunNotFoundError):
+            elif isinstance(result, UnavailableError):
                 claimed.retry.append(ref)
+            elif isinstance(result, BaseException) and not isinstance(result, RunNotFoundError):
+                # Not to be asked for at once again; the sweep wakes a worker in ever longer intervals.
+                log.error("claim_failed", run_id=str(ref.run_id), node_key=ref.node_key, error=repr(result))
         return claimed
 
     def _claim(self, worker_id: str, ref: NodeRef, claim_id: str) -> "asyncio.Future[Job | None]":

@@ -92,7 +92,7 @@ class RunStore(Protocol):
     async def republish(self, limit: int) -> list[tuple[NodeRef, str]]:
         """Ready node executions whose wake-up seems lost, with their queue (empty = inline); notes that they are woken.
 
-        Each is due again after a pause that doubles from 3 s to 60 s.
+        Each is due again after a pause that doubles from 6 s to 60 s.
         """
         ...
 

@@ -28,6 +28,11 @@ _SWEPT = Counter("headrace_executor_swept_total", "Corrections by the sweeper.",
 class WakeupBus(Protocol):
     """Where workers are woken."""
 
+    @property
+    def is_connected(self) -> bool:
+        """Workers can be woken, and heard."""
+        ...
+
     def publish(self, ref: NodeRef, queue: str) -> None:
         """Wake a worker; may be lost."""
         ...
@@ -63,12 +68,18 @@ class Sweeper:
         self._spare_workers_until = asyncio.get_running_loop().time() + self._lease_seconds
 
     async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        last = loop.time()
         while True:
             pause = self._interval
+            if not self._bus.is_connected or loop.time() - last > self._interval + self._lease_seconds / 2:
+                # Heartbeats could not arrive, or this process stood still and has yet to read them.
+                self.spare_workers()
+            last = loop.time()
             try:
-                await self.sweep()
+                corrected = await self.sweep()
                 timer = await self._store.seconds_to_next_timer()
-                if timer is not None:
+                if timer is not None and corrected:
                     pause = min(max(timer, 0.01), pause)
             except DomainError as error:
                 log.warning("sweep_failed", reason=error.reason)
@@ -77,8 +88,8 @@ class Sweeper:
                 log.exception("sweep_failed")
             await asyncio.sleep(pause)
 
-    async def sweep(self) -> None:
-        """Find and correct one batch of each kind."""
+    async def sweep(self) -> bool:
+        """Find and correct one batch of each kind; False when a correction failed."""
         overdue = await self._store.find_overdue(BATCH)
         futures: list[asyncio.Future[None]] = []
         if asyncio.get_running_loop().time() >= self._spare_workers_until:
@@ -95,15 +106,20 @@ class Sweeper:
         for run_id, limit in overdue.runs:
             ref = NodeRef(run_id, "")
             futures.append(self._correct("run_timeout", ref, partial(_time_out_run, limit)))
-        for ref, queue in await self._store.republish(BATCH):
+        for ref, queue in await self._store.republish(BATCH) if self._bus.is_connected else ():
             _SWEPT.labels("republished").inc()
             if queue:
                 self._bus.publish(ref, queue)
             else:
                 futures.append(self._correct("inline", ref, _settle))
-        for result in await asyncio.gather(*futures, return_exceptions=True):
-            if isinstance(result, BaseException):
-                log.warning("correction_failed", error=repr(result))
+        failures = [
+            result
+            for result in await asyncio.gather(*futures, return_exceptions=True)
+            if isinstance(result, BaseException)
+        ]
+        if failures:
+            log.warning("corrections_failed", corrections=len(failures), error=repr(failures[0]))
+        return not failures
 
     def _correct(
         self, kind: str, ref: NodeRef, transition: Callable[[RunState, int], Verdict | None]

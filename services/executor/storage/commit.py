@@ -10,7 +10,7 @@ import orjson
 from services.executor.domain.model import NewRun
 from services.executor.engine.state import Failure, NodeState, NodeStatus, RunState
 
-REPUBLISH_SECONDS = 3.0
+REPUBLISH_SECONDS = 1.5
 """A ready node execution that nobody claims for so long is published again."""
 TIMEOUT_GRACE_SECONDS = 5.0
 """How much longer than the time-out a worker has to report it itself."""

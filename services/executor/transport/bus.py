@@ -41,6 +41,11 @@ class Bus:
         """Publish by this connection."""
         self._client = client
 
+    @property
+    def is_connected(self) -> bool:
+        """See WakeupBus."""
+        return self._client is not None and self._client.is_connected
+
     def announce(self, state: RunState, ready: Sequence[int]) -> None:
         """See Announcer."""
         for position in ready:
@@ -66,7 +71,7 @@ class Bus:
         try:
             while self._outgoing:
                 outgoing, self._outgoing = self._outgoing, []
-                if self._client is None or not self._client.is_connected:
+                if self._client is None or not self.is_connected:
                     # The sweep publishes what is still ready when NATS is back.
                     continue
                 try:
@@ -107,22 +112,39 @@ def _listener(watch: Watch):  # type: ignore[no-untyped-def]  # a callback of na
 class StreamKeeper:
     """Keeps the stream declared. When NATS has lost it, every ready node execution is published again."""
 
-    def __init__(self, client: Client, store: RunStore, queues: list[str]) -> None:
-        self._jetstream = client.jetstream(timeout=2)
+    def __init__(self, store: RunStore, queues: list[str]) -> None:
         self._store = store
         self._queues = queues
+        self._wanted = asyncio.Event()
+        self._wakeups_lost = False
 
-    async def run(self) -> None:
+    def check_now(self) -> None:
+        """The connection is a new one, perhaps to a server that knows nothing."""
+        self._wanted.set()
+
+    async def run(self, client: Client) -> None:
         """Check for ever."""
         while True:
             try:
-                await self.check()
+                async with asyncio.timeout(_CHECK_SECONDS):
+                    await self._wanted.wait()
+            except TimeoutError:
+                pass
+            self._wanted.clear()
+            try:
+                await self.check(client)
             except (NatsError, TimeoutError, DomainError) as error:
                 log.warning("stream_check_failed", error=repr(error))
-            await asyncio.sleep(_CHECK_SECONDS)
+            except Exception:
+                log.exception("stream_check_failed")
 
-    async def check(self) -> None:
+    async def check(self, client: Client) -> None:
         """Declare what is missing; may raise errors of NATS or the store."""
-        if await streams.declare(self._jetstream, self._queues):
+        if await streams.declare_stream(client.jetstream(timeout=2)):
             log.info("stream_declared")
+            # Kept until it is done: the next check finds the stream, and not that its messages are gone.
+            self._wakeups_lost = True
+        await streams.declare_consumers(client.jetstream(timeout=2), self._queues)
+        if self._wakeups_lost:
             await self._store.republish_all()
+            self._wakeups_lost = False

@@ -51,17 +51,21 @@ def run_subject(run_id: UUID | str, kind: str) -> str:
     return f"headrace.runs.{run_id}.{kind}"
 
 
-async def declare(jetstream: JetStreamContext, queues: list[str]) -> bool:
-    """Make the stream and its consumers where they are missing; True when the stream was, and wake-ups with it.
+async def declare_stream(jetstream: JetStreamContext) -> bool:
+    """Make the stream if it is missing; True when it was, and wake-ups with it.
 
     What exists is left as it is, so that executors of different versions do not rewrite each other's declarations.
     """
-    missing = False
     try:
         await jetstream.stream_info(STREAM)
     except NotFoundError:
-        missing = True
         await jetstream.add_stream(_STREAM_CONFIG)
+        return True
+    return False
+
+
+async def declare_consumers(jetstream: JetStreamContext, queues: list[str]) -> None:
+    """Make the consumers that are missing; the stream keeps its messages meanwhile."""
     for queue in queues:
         try:
             await jetstream.consumer_info(STREAM, consumer_name(queue))
@@ -77,4 +81,3 @@ async def declare(jetstream: JetStreamContext, queues: list[str]) -> bool:
                     max_ack_pending=20_000,
                 ),
             )
-    return missing

@@ -6,6 +6,7 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 
 import structlog
+from google.protobuf.message import DecodeError
 from headrace.executor.v1 import worker_pb2 as pb
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -14,15 +15,20 @@ from prometheus_client import Counter, Gauge
 
 from services.executor.transport import streams
 from services.executor.worker.executor_client import ExecutorClient
-from services.executor.worker.runner import Runner
+from services.executor.worker.runner import Runner, failed_report
 from services.executor.worker.wakeups import Wakeups
 from services.kit.ids import new_id
 
 log = structlog.get_logger(__name__)
 
 MAX_BATCH = 64
+_MAX_BATCH_BYTES = 4 * 1024 * 1024
+"""Of reports; NATS carries messages of up to 8 MiB, and a report has at most a little over 1."""
 _REQUESTS_UNDER_WAY = 4
+"""Of claims, and as many of reports."""
 _PAUSE_AFTER_FAILURE = 0.2
+_LAST_REPORTS_SECONDS = 4.0
+"""How long a worker that stops tries to hand in what it has; the rest is found by its lease."""
 _RUNNING = Gauge("headrace_worker_jobs_running", "Jobs under way.")
 _FINISHED = Counter("headrace_worker_jobs_total", "Jobs run, by how they ended.", ["type", "outcome"])
 
@@ -57,9 +63,13 @@ class Worker:
         self._report = asyncio.Event()
         self._slot_free = asyncio.Event()
         self._slot_free.set()
-        self._requests = asyncio.Semaphore(_REQUESTS_UNDER_WAY)
+        self._claim_slots = asyncio.Semaphore(_REQUESTS_UNDER_WAY)
+        self._report_slots = asyncio.Semaphore(_REQUESTS_UNDER_WAY)
         self._requesting: set[asyncio.Task[None]] = set()
+        self._claiming = 0
+        """Wake-ups whose claims are under way."""
         self._progress = asyncio.Event()
+        self._wakeups = [Wakeups(client, queue, self._receive, self._free_slots) for queue in queues]
         self._pulling: list[asyncio.Task[None]] = []
         self._serving: list[asyncio.Task[None]] = []
         self._draining = False
@@ -74,10 +84,12 @@ class Worker:
             asyncio.create_task(self._claim_woken()),
         ]
         await self.heard.wait()
-        self._pulling = [
-            asyncio.create_task(Wakeups(self._client, queue, self._receive, self._free_slots).run())
-            for queue in self._queues
-        ]
+        self._pulling = [asyncio.create_task(wakeups.run()) for wakeups in self._wakeups]
+
+    def reconnected(self) -> None:
+        """The connection to NATS is another one: what was asked for on the old one will not come."""
+        for wakeups in self._wakeups:
+            wakeups.ask_again()
 
     async def drain(self, seconds: float) -> None:
         """Take no more work, let what runs go on for `seconds`, hand back the rest, and report everything."""
@@ -85,23 +97,28 @@ class Worker:
         for task in self._pulling:
             task.cancel()
         await asyncio.gather(*self._pulling, return_exceptions=True)
+        while self._woken:
+            await self._acknowledge(self._woken.popleft(), b"-NAK")
         tasks = [running.task for running in self._running.values()]
         if tasks:
             await asyncio.wait(tasks, timeout=seconds)
         for running in list(self._running.values()):
             self._stop(running)
-            report = pb.Report(ref=running.job.ref, epoch=running.job.epoch, release=pb.Release())
-            self._queue_report(report, running.job.executor_id)
-        while self._reports or self._requesting:
-            self._progress.clear()
-            await self._progress.wait()
+            self._hand_back(running.job)
+        try:
+            async with asyncio.timeout(_LAST_REPORTS_SECONDS):
+                while self._reports or self._requesting:
+                    self._progress.clear()
+                    await self._progress.wait()
+        except TimeoutError:
+            log.warning("reports_not_handed_in", reports=len(self._reports), requests=len(self._requesting))
         for task in self._serving:
             task.cancel()
         await asyncio.gather(*self._serving, return_exceptions=True)
 
     async def _free_slots(self) -> int:
         """Wait for a free slot; the number of free ones."""
-        while (free := self._slots - len(self._running) - len(self._woken)) <= 0:
+        while (free := self._slots - len(self._running) - len(self._woken) - self._claiming) <= 0:
             self._slot_free.clear()
             await self._slot_free.wait()
         return free
@@ -116,39 +133,65 @@ class Worker:
             self._wake.clear()
             while self._woken:
                 batch = [self._woken.popleft() for _ in range(min(len(self._woken), MAX_BATCH))]
-                await self._request(self._claim(batch))
+                self._claiming += len(batch)
+                await self._request(self._claim_batch(batch), self._claim_slots)
 
-    async def _request(self, request: Coroutine[None, None, None]) -> None:
+    async def _request(self, request: Coroutine[None, None, None], slots: asyncio.Semaphore) -> None:
         """Run a request in the background, a few at a time."""
-        await self._requests.acquire()
+        await slots.acquire()
         task = asyncio.create_task(request)
         self._requesting.add(task)
 
         def done(finished: asyncio.Task[None]) -> None:
             self._requesting.discard(finished)
             self._progress.set()
-            self._requests.release()
+            slots.release()
             if not finished.cancelled() and (error := finished.exception()):
                 log.error("request_failed", exc_info=error)
 
         task.add_done_callback(done)
 
-    async def _claim(self, messages: list[Msg]) -> None:
-        by_executor: dict[str, list[tuple[Msg, pb.JobRef]]] = {}
-        for message in messages:
-            wakeup = pb.Wakeup.FromString(message.data)
-            by_executor.setdefault(wakeup.executor_id, []).append((message, wakeup.job))
-        for executor_id, woken in by_executor.items():
-            request = pb.ClaimRequest(worker_id=self.worker_id, jobs=[ref for _, ref in woken], claim_id=str(new_id()))
-            response = await self._executor.claim(request, executor_id)
-            if response is None:
-                # The claim may have happened: the same request again gives the same jobs.
-                response = await self._executor.claim(request, "")
+    async def _claim_batch(self, messages: list[Msg]) -> None:
+        try:
+            by_executor: dict[str, list[tuple[Msg, pb.JobRef]]] = {}
+            for message in messages:
+                try:
+                    wakeup = pb.Wakeup.FromString(message.data)
+                except DecodeError:
+                    log.warning("wakeup_malformed", subject=message.subject)
+                    await self._acknowledge(message, b"+TERM")
+                    continue
+                by_executor.setdefault(wakeup.executor_id, []).append((message, wakeup.job))
+            for executor_id, woken in by_executor.items():
+                await self._claim(executor_id, woken)
+        finally:
+            self._claiming -= len(messages)
+            self._freed()
+
+    async def _claim(self, executor_id: str, woken: list[tuple[Msg, pb.JobRef]]) -> None:
+        """Claim until every wake-up is answered.
+
+        A claim that seems to have failed may have happened. Only its repetition, under the same id, brings its jobs:
+        nobody else would run them as long as this worker lives.
+        """
+        request = pb.ClaimRequest(worker_id=self.worker_id, jobs=[ref for _, ref in woken], claim_id=str(new_id()))
+        tries = 0
+        while woken:
+            response = await self._executor.claim(request, executor_id, tries=tries)
             again = {_name(ref) for ref in response.retry} if response else {_name(ref) for _, ref in woken}
-            for message, ref in woken:
-                await self._acknowledge(message, b"-NAK" if _name(ref) in again else b"+ACK")
             for job in response.jobs if response else ():
                 self._start(job)
+            for message, ref in woken:
+                if _name(ref) not in again:
+                    await self._acknowledge(message, b"+ACK")
+            woken = [(message, ref) for message, ref in woken if _name(ref) in again]
+            if woken:
+                if self._draining and tries > 1:
+                    return
+                del request.jobs[:]
+                request.jobs.extend(ref for _, ref in woken)
+                tries, executor_id = tries + 1, ""
+                await asyncio.sleep(min(_PAUSE_AFTER_FAILURE * tries, 1.0))
 
     async def _acknowledge(self, message: Msg, verdict: bytes) -> None:
         try:
@@ -161,13 +204,19 @@ class Worker:
         held = (*_name(job.ref), job.epoch)
         if held in self._running:
             return
+        if self._draining:
+            self._hand_back(job)
+            return
         task = asyncio.create_task(self._run(held, job))
         self._running[held] = _Running(job, task)
         _RUNNING.set(len(self._running))
 
     async def _run(self, held: Held, job: pb.Job) -> None:
         tokens = _Tokens(self._client, job)
-        report = await self._runner.run(job, tokens.emit)
+        try:
+            report = await self._runner.run(job, tokens.emit)
+        except Exception as error:  # noqa: BLE001 - an error in a handler's error must not leave the job behind
+            report = failed_report(job, error)
         _FINISHED.labels(job.type, report.WhichOneof("outcome")).inc()
         if self._running.pop(held, None) is not None:
             self._freed()
@@ -183,6 +232,9 @@ class Worker:
         _RUNNING.set(len(self._running))
         self._slot_free.set()
 
+    def _hand_back(self, job: pb.Job) -> None:
+        self._queue_report(pb.Report(ref=job.ref, epoch=job.epoch, release=pb.Release()), job.executor_id)
+
     def _queue_report(self, report: pb.Report, executor_id: str) -> None:
         self._reports.append((report, executor_id))
         self._report.set()
@@ -193,20 +245,22 @@ class Worker:
             self._report.clear()
             while self._reports:
                 by_executor: dict[str, list[pb.Report]] = {}
-                for _ in range(min(len(self._reports), MAX_BATCH)):
+                count = size = 0
+                while self._reports and count < MAX_BATCH and size < _MAX_BATCH_BYTES:
                     report, executor_id = self._reports.popleft()
                     by_executor.setdefault(executor_id, []).append(report)
+                    count, size = count + 1, size + report.ByteSize()
                 for executor_id, reports in by_executor.items():
-                    await self._request(self._hand_in(reports, executor_id))
+                    await self._request(self._hand_in(reports, executor_id), self._report_slots)
 
     async def _hand_in(self, reports: list[pb.Report], executor_id: str) -> None:
         free = 0 if self._draining else max(1, (self._slots - len(self._running)) // max(1, len(reports)))
         request = pb.ReportRequest(worker_id=self.worker_id, reports=reports, free_slots=free, queues=self._queues)
-        response = await self._executor.report(request, executor_id)
-        if response is None:
+        tries = 0
+        while (response := await self._executor.report(request, executor_id, tries=tries)) is None:
+            # To any executor from now on: the one that held the runs may be gone.
+            tries, executor_id = tries + 1, ""
             await asyncio.sleep(_PAUSE_AFTER_FAILURE)
-            self._requeue(reports)
-            return
         again = []
         for report, result in zip(reports, response.results, strict=True):
             if result.status == pb.REPORT_STATUS_RETRY:
@@ -220,12 +274,13 @@ class Worker:
             self._requeue(again)
 
     def _requeue(self, reports: list[pb.Report]) -> None:
-        """Hand in again, to any executor: the one that held the runs may be gone."""
         for report in reports:
             self._queue_report(report, "")
 
     async def _beat(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
+            started = loop.time()
             held = [pb.HeldJob(ref=running.job.ref, epoch=running.job.epoch) for running in self._running.values()]
             request = pb.HeartbeatRequest(worker_id=self.worker_id, host=self._host, held=held, draining=self._draining)
             response = await self._executor.heartbeat(request)
@@ -236,7 +291,8 @@ class Worker:
                     if running is not None:
                         log.info("job_revoked", run_id=revoked.ref.run_id, node_key=revoked.ref.node_key)
                         self._stop(running)
-            await asyncio.sleep(self._heartbeat_seconds)
+            # An answer that did not come has taken longer than the pause: the lease cannot wait for both.
+            await asyncio.sleep(max(0.05, started + self._heartbeat_seconds - loop.time()))
 
 
 class _Tokens:

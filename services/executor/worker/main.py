@@ -26,7 +26,14 @@ async def serve(stack: AsyncExitStack) -> None:
     egress = Egress(parse_host_ports(peers.egress_allow), parse_host_ports(peers.egress_deny))
     services = Services(targets, egress=egress)
     stack.push_async_callback(services.close)
-    client = await nats.connect(peers.nats_url.get_secret_value(), name="headrace-worker")
+    workers: list[Worker] = []
+
+    async def reconnected() -> None:
+        for worker in workers:
+            worker.reconnected()
+
+    url = peers.nats_url.get_secret_value()
+    client = await nats.connect(url, name="headrace-worker", on_reconnect=reconnected)
     stack.push_async_callback(client.close)
     served = {kind.queue for kind in node_types.values() if not kind.inline}
     wanted = {queue.strip() for queue in settings.queues.split(",") if queue.strip()} or served
@@ -38,6 +45,7 @@ async def serve(stack: AsyncExitStack) -> None:
         heartbeat_seconds=settings.heartbeat_seconds,
         host=platform.node(),
     )
+    workers.append(worker)
     await worker.start()
     stack.push_async_callback(worker.drain, settings.drain_seconds)
     await health.set_healthy(True)

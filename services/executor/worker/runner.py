@@ -61,16 +61,12 @@ class Runner:
             )
         except HandlerError as error:
             report.failure.CopyFrom(_failure(job, error))
-        except asyncio.CancelledError:
-            raise
         except BaseException as error:
-            # A handler that calls sys.exit or raises what nobody foresaw must not take the worker's other jobs with it.
-            log.exception("handler_failed", type=job.type, run_id=job.ref.run_id, node_key=job.ref.node_key)
-            unexpected = RetryableError(
-                "HANDLER_FAILED",
-                f"Node {job.ref.node_key!r}: its handler failed with {type(error).__name__}. See the worker's log.",
-            )
-            report.failure.CopyFrom(_failure(job, unexpected))
+            # A handler that calls sys.exit or raises what nobody foresaw must not take the worker's other jobs with it;
+            # one that raises CancelledError by itself must not be taken for one that was cancelled.
+            if isinstance(error, asyncio.CancelledError) and _is_being_cancelled():
+                raise
+            report.failure.CopyFrom(failed_report(job, error).failure)
         report.handler_time.FromNanoseconds(round((time.perf_counter() - started) * 1e9))
         return report
 
@@ -162,6 +158,21 @@ def _checked_output(job: pb.Job, result: Result) -> bytes:
             "Return less, or store the data and pass on its id.",
         )
     return output
+
+
+def failed_report(job: pb.Job, error: BaseException) -> pb.Report:
+    """The report of an attempt whose handler failed in a way that is no HandlerError."""
+    log.error("handler_failed", type=job.type, run_id=job.ref.run_id, node_key=job.ref.node_key, exc_info=error)
+    unexpected = RetryableError(
+        "HANDLER_FAILED",
+        f"Node {job.ref.node_key!r}: its handler failed with {type(error).__name__}. See the worker's log.",
+    )
+    return pb.Report(ref=job.ref, epoch=job.epoch, failure=_failure(job, unexpected))
+
+
+def _is_being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _failure(job: pb.Job, error: HandlerError) -> pb.AttemptFailure:

@@ -52,6 +52,10 @@ class Wakeups:
             if self._client.is_connected:
                 await subscription.unsubscribe()
 
+    def ask_again(self) -> None:
+        """Give up the request under way: its answer will not come."""
+        self._ended.set()
+
     async def _pull(self, inbox: str) -> None:
         request = {"batch": self._expected, "expires": int(_EXPIRES_SECONDS * 1e9)}
         try:
