@@ -86,8 +86,13 @@ def compile_template(value: Any, *, names: frozenset[str] = CONTEXT_NAMES, path:
 class _Compiler:
     def __init__(self, names: frozenset[str]) -> None:
         self.errors: list[tuple[str, ExpressionError]] = []
-        self.references = _NO_REFERENCES
+        self._found: list[References] = []
         self._names = names
+
+    @property
+    def references(self) -> References:
+        """What all expressions read."""
+        return References.union(self._found)
 
     def compile(self, value: Any, path: str, depth: int) -> _Render | None:
         """How to render a value; None when it is literal."""
@@ -183,7 +188,7 @@ class _Compiler:
         except ExpressionError as error:
             self._wrong(path, error)
             return
-        self.references = self.references | expression.references
+        self._found.append(expression.references)
         parts.append(expression)
 
     def _wrong(self, path: str, error: ExpressionError) -> None:

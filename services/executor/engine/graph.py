@@ -77,13 +77,8 @@ class Node:
     @cached_property
     def references(self) -> References:
         """What the config's templates and expressions read."""
-        found = [self.template.references]
-        found += [compile_expression(source).references for source in self.expressions]
-        return References(
-            names=frozenset().union(*(item.names for item in found)),
-            nodes=frozenset().union(*(item.nodes for item in found)),
-            all_nodes=any(item.all_nodes for item in found),
-        )
+        expressions = [compile_expression(source).references for source in self.expressions]
+        return References.union([self.template.references, *expressions])
 
     @cached_property
     def expressions(self) -> tuple[str, ...]:
