@@ -12,6 +12,7 @@ import structlog
 from headrace.common.v1 import value_pb2
 from headrace.executor.v1 import run_pb2
 from headrace.executor.v1 import worker_pb2 as pb
+from opentelemetry import propagate, trace
 from pydantic import ValidationError
 
 from services.executor.handlers.base import (
@@ -29,6 +30,7 @@ from services.kit.expressions import ExpressionError
 from services.kit.templates import Template, TemplateErrors, compile_template
 
 log = structlog.get_logger(__name__)
+tracer = trace.get_tracer(__name__)
 
 MAX_OUTPUT_BYTES = 1024 * 1024
 MAX_SHOWN_INPUT_BYTES = 64 * 1024
@@ -92,9 +94,11 @@ class Runner:
             emit_token=emit_token,
         )
         limit = asyncio.timeout(timeout)
+        parent = propagate.extract({"traceparent": job.traceparent})
         try:
-            async with limit:
-                return await node_type.handler(context, _validated(config, node_type, job))
+            with tracer.start_as_current_span(job.type, context=parent, kind=trace.SpanKind.CONSUMER):
+                async with limit:
+                    return await node_type.handler(context, _validated(config, node_type, job))
         except TimeoutError as error:
             if not limit.expired():
                 raise RetryableError("TIMEOUT", f"Node {job.ref.node_key!r}: something it called timed out.") from error
