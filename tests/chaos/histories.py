@@ -1,0 +1,99 @@
+"""What must hold after any fault, judged from three records: of the client, of the ledger and of the database."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+
+SUCCEEDED = 4
+
+_RUNS = "SELECT id::text, status, sequence FROM executor.runs"
+_OPEN_NODES = """
+SELECT r.id::text, n.node_key, n.status FROM executor.node_executions n JOIN executor.runs r ON r.id = n.run_id
+WHERE r.status >= 4 AND n.status NOT IN (5, 6, 7, 8)
+"""
+_EVENTS = "SELECT run_id::text, first_sequence, events FROM executor.run_events ORDER BY run_id, first_sequence"
+
+
+@dataclass
+class History:
+    """The three records."""
+
+    accepted: dict[str, list[str]]
+    """Runs that the client was told of -> the nodes that have an effect each."""
+    attempts: list[dict[str, Any]]
+    """Lines of the ledger."""
+    runs: dict[str, tuple[int, int]]
+    """Rows: run -> status, number of its last event."""
+    open_nodes: list[tuple[str, str, int]] = field(default_factory=list)
+    """Node executions that have not ended, of runs that have."""
+    events: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+    def violations(self) -> list[str]:
+        """What is wrong, a sentence each; none if all promises were kept."""
+        return [*self._lost(), *self._effects(), *self._rows(), *self._numbering()]
+
+    def _lost(self) -> list[str]:
+        found = []
+        for run_id in self.accepted:
+            status = self.runs.get(run_id, (None, 0))[0]
+            if status != SUCCEEDED:
+                found.append(f"lost: run {run_id} was accepted and has the status {status}")
+        found += [f"extra: run {run_id} was never accepted" for run_id in self.runs.keys() - self.accepted.keys()]
+        return found
+
+    def _effects(self) -> list[str]:
+        wanted = {(run_id, node) for run_id, nodes in self.accepted.items() for node in nodes}
+        had = Counter((line["body"]["run"], line["body"]["node"]) for line in self.attempts if line["effect"])
+        found = [f"missing: no effect of {name}" for name in sorted(wanted - had.keys())]
+        found += [f"extra: effect of {name}" for name in sorted(had.keys() - wanted)]
+        found += [f"doubled: {count} effects of {name}" for name, count in had.items() if count > 1]
+        return found
+
+    def _rows(self) -> list[str]:
+        return [f"open: node {node} of the ended run {run_id} is {status}" for run_id, node, status in self.open_nodes]
+
+    def _numbering(self) -> list[str]:
+        found = []
+        for run_id, (_, last) in self.runs.items():
+            events = self.events.get(run_id, [])
+            numbers = [event["sequence"] for event in events]
+            if numbers != list(range(1, last + 1)):
+                found.append(f"events: run {run_id} has the numbers {numbers}, and {last} as its last")
+            ends = Counter(
+                (event["type"], event.get("node_key"))
+                for event in events
+                if event["type"] in ("run.started", "run.succeeded", "node.succeeded")
+            )
+            found += [f"events: {count} {name} in run {run_id}" for name, count in ends.items() if count > 1]
+        return found
+
+
+async def read_history(dsn: str, accepted: Path, ledger: Path) -> History:
+    """Read the records: the database at `dsn`, the client's log and the ledger's file."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        runs = {row[0]: (row[1], row[2]) for row in await connection.fetch(_RUNS)}
+        open_nodes = [tuple(row) for row in await connection.fetch(_OPEN_NODES)]
+        events: dict[str, list[dict[str, Any]]] = {}
+        for run_id, _, batch in await connection.fetch(_EVENTS):
+            events.setdefault(run_id, []).extend(json.loads(batch))
+    finally:
+        await connection.close()
+    return History(
+        accepted={line["run"]: line["nodes"] for line in read_lines(accepted)},
+        attempts=read_lines(ledger),
+        runs=runs,
+        open_nodes=open_nodes,
+        events=events,
+    )
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """JSON lines; none while there is no file."""
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []

@@ -1,0 +1,108 @@
+"""Runs that flow while things are killed: submitted through REST, repeated under the same key until answered."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections import Counter
+from contextlib import suppress
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.support.stack import LocalStack
+
+CLIENTS = 16
+_RETRY = {"max_attempts": 10, "initial_interval": 0.1, "backoff": 1.5, "max_interval": 1}
+_TERMINAL = ("succeeded", "failed", "cancelled")
+
+
+def post(key: str, ledger: str, mode: str = "") -> dict[str, Any]:
+    """A node that has an effect at the ledger."""
+    config = {"method": "POST", "url": ledger + mode, "json": {"run": "{{ run.id }}", "node": key}}
+    return {"key": key, "type": "http_request", "config": config, "retry": _RETRY}
+
+
+def chain(ledger: str) -> dict[str, Any]:
+    """Five effects, one after the other: plain, slow, answered by 500, unanswered, plain."""
+    modes = {"a": "", "b": "/slow", "c": "/error", "d": "/close", "e": ""}
+    nodes = [post(key, ledger, mode) for key, mode in modes.items()]
+    keys = list(modes)
+    return {"nodes": nodes, "edges": [{"source": one, "target": other} for one, other in pairwise(keys)]}
+
+
+def diamond(ledger: str) -> dict[str, Any]:
+    """One effect, two beside each other, and one that waits for both."""
+    nodes = [post("top", ledger), post("left", ledger, "/slow"), post("right", ledger), post("bottom", ledger)]
+    edges = [("top", "left"), ("top", "right"), ("left", "bottom"), ("right", "bottom")]
+    return {"nodes": nodes, "edges": [{"source": one, "target": other} for one, other in edges]}
+
+
+class Load:
+    """Submits runs of workflows in turn and sees each to its end; keeps a log of those accepted."""
+
+    def __init__(self, stack: LocalStack, log: Path) -> None:
+        self.log = log
+        self.accepted = 0
+        self.ended = 0
+        self.statuses: Counter[int] = Counter()
+        self._stack = stack
+        self._workflows: list[tuple[str, list[str]]] = []
+        self._client = httpx.AsyncClient(base_url=f"{stack.gateway_url}/api/v1", timeout=30, trust_env=False)
+
+    async def prepare(self, *definitions: dict[str, Any]) -> None:
+        """Log in and publish the workflows."""
+        credentials = {"username": self._stack.admin["email"], "password": self._stack.admin["password"]}
+        answer = await self._client.post("/auth/login", data=credentials)
+        self._client.headers["Authorization"] = f"Bearer {answer.raise_for_status().json()['access_token']}"
+        for number, definition in enumerate(definitions):
+            body = {"name": f"chaos-{self.log.stem}-{number}", "definition": definition}
+            workflow = (await self._client.post("/workflows", json=body)).raise_for_status().json()
+            (await self._client.post(f"/workflows/{workflow['id']}/versions", json={})).raise_for_status()
+            self._workflows.append((workflow["id"], [node["key"] for node in definition["nodes"]]))
+
+    async def run(self, runs: int) -> None:
+        """Submit so many runs, CLIENTS at a time, each to its end."""
+        numbers = iter(range(runs))
+        async with asyncio.TaskGroup() as group:
+            for _ in range(CLIENTS):
+                group.create_task(self._one_client(numbers))
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def _one_client(self, numbers: Any) -> None:
+        for number in numbers:
+            workflow_id, nodes = self._workflows[number % len(self._workflows)]
+            key = f"{self.log.stem}-{number}"
+            run = await self._until_answered("POST", f"/workflows/{workflow_id}/runs?wait=5", key)
+            self._remember(run["id"], nodes)
+            while run["status"] not in _TERMINAL:
+                await asyncio.sleep(0.1)  # a client that polls; nothing is waited for by it
+                run = await self._until_answered("GET", f"/runs/{run['id']}", key)
+            self.ended += 1
+
+    async def _until_answered(self, method: str, path: str, key: str) -> dict[str, Any]:
+        while True:
+            with suppress(httpx.TransportError):
+                answer = await self._client.request(
+                    method, path, json={} if method == "POST" else None, headers={"Idempotency-Key": key}
+                )
+                self.statuses[answer.status_code] += 1
+                if answer.status_code < 300:
+                    body: dict[str, Any] = answer.json()
+                    return body
+                if answer.status_code not in (502, 503, 504):
+                    raise AssertionError(f"{method} {path}: {answer.status_code} {answer.text}")
+            await asyncio.sleep(0.1)  # a client that comes back
+
+    def _remember(self, run_id: str, nodes: list[str]) -> None:
+        with self.log.open("ab") as log:
+            log.write(json.dumps({"run": run_id, "nodes": nodes}).encode() + b"\n")
+            log.flush()
+            os.fsync(log.fileno())
+        self.accepted += 1
