@@ -3,6 +3,8 @@
 import platform
 from contextlib import AsyncExitStack
 
+import structlog
+
 from services.executor.egress import Egress, parse_host_ports
 from services.executor.handlers.clients import Services, Targets
 from services.executor.handlers.registry import catalogue
@@ -12,6 +14,8 @@ from services.executor.worker.settings import PeerSettings, Settings
 from services.kit import nats
 from services.kit.grpc_server import GrpcServer
 from services.kit.lifecycle import run, serve_metrics
+
+log = structlog.get_logger(__name__)
 
 
 async def serve(stack: AsyncExitStack) -> None:
@@ -49,6 +53,8 @@ async def serve(stack: AsyncExitStack) -> None:
     await worker.start()
     stack.push_async_callback(worker.drain, settings.drain_seconds)
     await health.set_healthy(True)
+    # What a node execution's `worker` says, for who looks for its log or its process.
+    log.info("worker_ready", worker_id=worker.worker_id)
 
 
 def main() -> None:
