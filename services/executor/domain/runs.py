@@ -17,7 +17,7 @@ from services.executor.domain.model import (
 )
 from services.executor.domain.store import RunStore
 from services.executor.domain.versions import Versions
-from services.executor.domain.watchers import Watch
+from services.executor.domain.watchers import Token, Watch
 from services.executor.engine import decide
 from services.executor.engine.state import RUN_TERMINAL, RunState
 from services.kit.errors import DomainError
@@ -26,6 +26,7 @@ from services.kit.ids import id_for_create, request_hash, require_same_request
 MAX_INPUT_BYTES = 1024 * 1024
 MAX_RUN_SECONDS = 366 * 24 * 3600
 _EVENT_PAGE = 500
+_ATTEMPT_ENDS = frozenset({"node.succeeded", "node.failed", "node.retrying", "node.requeued", "node.cancelled"})
 _POLL_SECONDS = 1.0
 """How often a watcher looks by itself, in case a notice was lost."""
 
@@ -142,15 +143,16 @@ class Runs:
     async def follow(self, project_id: UUID, run_id: UUID, after: int) -> AsyncIterator[EventView | bytes]:
         """Numbered events after `after`, then live ones and serialised tokens, until the run's last event.
 
-        Nothing is left out and nothing comes twice, whichever executor moves the run. Tokens come only live.
+        Nothing is left out and nothing comes twice, whichever executor moves the run. Tokens come only live, between
+        the start of their node's attempt and its end.
         """
         async with self._watch_everywhere(run_id) as watch:
             ended = False
+            late: list[Token] = []
             while True:
                 watch.moved.clear()
-                tokens, watch.tokens = watch.tokens, []
-                for token in tokens:
-                    yield token
+                # Tokens that are here before the run is read belong to nodes whose start is then in its events.
+                tokens, late = late + watch.take_tokens(), []
                 # The end is read before the events: what is numbered up to then is in the events.
                 if not ended:
                     run = await self._store.get_run(project_id, run_id)
@@ -159,10 +161,19 @@ class Runs:
                 while after < newest:
                     for event in await self._store.list_events(project_id, run_id, after=after, limit=_EVENT_PAGE):
                         after = event.sequence
+                        if event.type in _ATTEMPT_ENDS:
+                            late += watch.take_tokens()
+                            for token in (token for token in [*tokens, *late] if token.node_key == event.node_key):
+                                yield token.data
+                            tokens = [token for token in tokens if token.node_key != event.node_key]
+                            late = [token for token in late if token.node_key != event.node_key]
                         yield event
+                for token in tokens:
+                    yield token.data
                 if ended:
                     return
-                await _signalled(watch, _POLL_SECONDS)
+                if not late:
+                    await _signalled(watch, _POLL_SECONDS)
 
 
 def _new_state(run_id: UUID, version: Version, input_json: bytes, traceparent: str) -> RunState:

@@ -3,29 +3,43 @@
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from uuid import UUID
 
 
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A passing event: a piece of a node's text."""
+
+    node_key: str
+    data: bytes
+    """Serialised; opaque here."""
+
+
 class Watch:
-    """One watcher of one run. `moved` is set whenever the run may have new events; tokens arrive in `tokens`."""
+    """One watcher of one run. `moved` is set whenever the run may have new events; see also `take_tokens`."""
 
     def __init__(self) -> None:
         self.moved = asyncio.Event()
         self.ended = False
-        self.tokens: list[bytes] = []
-        """Serialised passing events, oldest first; the watcher empties it."""
+        self._tokens: list[Token] = []
 
     def notify(self, *, ended: bool) -> None:
         """The run has moved."""
         self.ended = self.ended or ended
         self.moved.set()
 
-    def add_token(self, token: bytes) -> None:
+    def add_token(self, token: Token) -> None:
         """A passing event has come; a watcher that does not keep up loses the oldest."""
-        self.tokens.append(token)
-        if len(self.tokens) > 10_000:
-            del self.tokens[:1000]
+        self._tokens.append(token)
+        if len(self._tokens) > 10_000:
+            del self._tokens[:1000]
         self.moved.set()
+
+    def take_tokens(self) -> list[Token]:
+        """Those that have come since the last call, oldest first."""
+        tokens, self._tokens = self._tokens, []
+        return tokens
 
 
 class Watchers:
@@ -47,16 +61,7 @@ class Watchers:
             if not found:
                 del self._watches[run_id]
 
-    def is_watched(self, run_id: UUID) -> bool:
-        """Somebody watches the run."""
-        return run_id in self._watches
-
     def notify(self, run_id: UUID, *, ended: bool) -> None:
         """Tell the run's watchers that it has moved."""
         for watch in self._watches.get(run_id, ()):
             watch.notify(ended=ended)
-
-    def add_token(self, run_id: UUID, token: bytes) -> None:
-        """Pass a token on to the run's watchers."""
-        for watch in self._watches.get(run_id, ()):
-            watch.add_token(token)

@@ -13,7 +13,7 @@ from nats.errors import Error as NatsError
 
 from services.executor.domain.model import NodeRef
 from services.executor.domain.store import RunStore
-from services.executor.domain.watchers import Watch, Watchers
+from services.executor.domain.watchers import Token, Watch, Watchers
 from services.executor.engine.state import RunState
 from services.executor.transport import streams
 from services.executor.transport.convert import ref_to_proto
@@ -102,7 +102,7 @@ class Bus:
 def _listener(watch: Watch):  # type: ignore[no-untyped-def]  # a callback of nats-py
     async def hear(message: Msg) -> None:
         if message.subject.endswith(streams.TOKEN):
-            watch.add_token(message.data)
+            watch.add_token(Token(worker_pb2.NodeToken.FromString(message.data).node_key, message.data))
         else:
             watch.notify(ended=worker_pb2.RunMoved.FromString(message.data).ended)
 
