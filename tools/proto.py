@@ -23,7 +23,10 @@ def generate(destination: Path) -> None:
     well_known = str(Path(protoc.__file__).parent / "_proto")
     files = sorted(str(path.relative_to(PROTO)) for path in PROTO.rglob("*.proto"))
     services = [name for name in files if name.endswith("_service.proto")]
-    include = ["protoc", f"-I{PROTO}", f"-I{well_known}"]
+    # Beside this Python, for its environment need not be on the PATH.
+    names = ("protoc-gen-mypy", "protoc-gen-mypy_grpc")
+    plugins = [f"--plugin={Path(sys.executable).with_name(name)}" for name in names]
+    include = ["protoc", *plugins, f"-I{PROTO}", f"-I{well_known}"]
     runs = [
         [*include, f"--python_out={destination}", f"--mypy_out=quiet:{destination}", *files],
         [*include, f"--grpc_python_out={destination}", f"--mypy_grpc_out=quiet:{destination}", *services],
