@@ -56,13 +56,17 @@ class FaissIndex:
 
     def apply(self, changes: Changes) -> None:
         """Forget and learn."""
-        if self._changed is not None:
-            self._changed += [changes.removed, changes.ordinals]
-        self._flat.remove(changes.removed)
+        ordinals, vectors = changes.ordinals, comparable(changes.vectors, self._collection.metric)
         if self._graph is not None:
-            self._graph.remove(np.concatenate([changes.removed, changes.ordinals]))
-        if len(changes.ordinals):
-            self._flat.put(changes.ordinals, comparable(changes.vectors, self._collection.metric))
+            # Texts and metadata change more often than vectors; what the graph has right stays in it.
+            new = ~self._graph.holds(ordinals, vectors)
+            ordinals, vectors = ordinals[new], vectors[new]
+            self._graph.remove(np.concatenate([changes.removed, ordinals]))
+        if self._changed is not None:
+            self._changed += [changes.removed, ordinals]
+        self._flat.remove(changes.removed)
+        if len(ordinals):
+            self._flat.put(ordinals, vectors)
 
     def search(self, queries: Floats, top_k: int, *, ef_search: int, allowed: Ordinals | None) -> list[Found]:
         """The best `top_k` or more for each query. Exact, but for the graph."""

@@ -95,6 +95,13 @@ class Segment:
         view: Floats = faiss.rev_swig_ptr(flat.get_xb(), flat.ntotal * flat.d).reshape(flat.ntotal, flat.d)
         return view
 
+    def holds(self, ordinals: Ordinals, vectors: Floats) -> NDArray[np.bool_]:
+        """Which of the ordinals are here with just these vectors."""
+        slots = self.map.slots_of(ordinals)
+        here = slots >= 0
+        here[here] = (self.vectors[slots[here]] == vectors[here]).all(axis=1)
+        return here
+
     def live_slots(self) -> Slots:
         """The slots that can be found."""
         return np.flatnonzero(self.map.in_use >= 0)

@@ -113,6 +113,16 @@ def test_a_graph_that_has_lost_much_is_built_anew_while_changes_go_on(generator,
     assert recall(index, truth, queries) >= 0.95
 
 
+def test_a_vector_written_again_unchanged_stays_in_the_graph(generator, queries):
+    index = FaissIndex(a_collection())
+    vectors = generator.standard_normal((1500, 16), dtype=np.float32)
+    index.apply(written(range(1500), vectors))
+    upkeep(index)
+    index.apply(written(range(1500), vectors))
+    assert not index.wants_upkeep
+    assert recall(index, dict(enumerate(vectors)), queries) >= 0.95
+
+
 def test_a_rebuild_that_is_given_up_changes_nothing(generator, queries):
     index = FaissIndex(a_collection())
     vectors = generator.standard_normal((1500, 16), dtype=np.float32)
