@@ -17,7 +17,9 @@ _OPEN_NODES = """
 SELECT r.id::text, n.node_key, n.status FROM executor.node_executions n JOIN executor.runs r ON r.id = n.run_id
 WHERE r.status >= 4 AND n.status NOT IN (5, 6, 7, 8)
 """
-_EVENTS = "SELECT run_id::text, first_sequence, events FROM executor.run_events ORDER BY run_id, first_sequence"
+_EVENTS = """
+SELECT run_id::text, extract(epoch FROM at)::float8, events FROM executor.run_events ORDER BY run_id, first_sequence
+"""
 
 
 @dataclass
@@ -73,6 +75,25 @@ class History:
             found += [f"events: {count} {name} in run {run_id}" for name, count in ends.items() if count > 1]
         return found
 
+    def interruptions(self, runs: set[str]) -> list[float]:
+        """Seconds for which nodes of these runs were held up by the loss of their worker, shortest first.
+
+        From the start that came to nothing to the one that came to a result.
+        """
+        found = []
+        for run_id in runs:
+            first: dict[str, float] = {}
+            last: dict[str, float] = {}
+            for event in self.events.get(run_id, []):
+                key = event.get("node_key", "")
+                if event["type"] == "node.started":
+                    first.setdefault(key, event["at"])
+                    last[key] = event["at"]
+                elif event["type"] == "node.retrying":
+                    first.pop(key, None)
+            found += [last[key] - moment for key, moment in first.items() if last[key] > moment]
+        return sorted(found)
+
 
 async def read_history(dsn: str, accepted: Path, ledger: Path) -> History:
     """Read the records: the database at `dsn`, the client's log and the ledger's file."""
@@ -81,8 +102,8 @@ async def read_history(dsn: str, accepted: Path, ledger: Path) -> History:
         runs = {row[0]: (row[1], row[2]) for row in await connection.fetch(_RUNS)}
         open_nodes = [tuple(row) for row in await connection.fetch(_OPEN_NODES)]
         events: dict[str, list[dict[str, Any]]] = {}
-        for run_id, _, batch in await connection.fetch(_EVENTS):
-            events.setdefault(run_id, []).extend(json.loads(batch))
+        for run_id, at, batch in await connection.fetch(_EVENTS):
+            events.setdefault(run_id, []).extend(event | {"at": at} for event in json.loads(batch))
     finally:
         await connection.close()
     return History(

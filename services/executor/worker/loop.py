@@ -112,9 +112,10 @@ class Worker:
                     await self._progress.wait()
         except TimeoutError:
             log.warning("reports_not_handed_in", reports=len(self._reports), requests=len(self._requesting))
-        for task in self._serving:
+        left = [*self._serving, *self._requesting]
+        for task in left:
             task.cancel()
-        await asyncio.gather(*self._serving, return_exceptions=True)
+        await asyncio.gather(*left, return_exceptions=True)
 
     async def _free_slots(self) -> int:
         """Wait for a free slot; the number of free ones."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from itertools import pairwise
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -90,10 +91,7 @@ async def a_version(executor: Executor, *nodes: dict[str, Any]) -> UUID:
             )
             for node in nodes
         ],
-        edges=[
-            definition_pb2.Edge(source=one["key"], target=other["key"])
-            for one, other in zip(nodes, nodes[1:], strict=False)
-        ],
+        edges=[definition_pb2.Edge(source=one["key"], target=other["key"]) for one, other in pairwise(nodes)],
     )
     data = message.SerializeToString()
     version = Version(new_id(), PROJECT, uuid4(), "w", 1, data, graph_from_definition(data, KINDS))

@@ -1,0 +1,61 @@
+"""Workers that die, and workers that are told to stop."""
+
+from __future__ import annotations
+
+import json
+import signal
+
+from tests.e2e.client import User, node
+from tests.support.stack import LocalStack
+from tests.support.waiting import await_until
+
+
+def replica_of(stack: LocalStack, worker_id: str) -> int:
+    """Which of the two worker processes goes by that id now."""
+    for replica in (0, 1):
+        lines = [line for line in stack.log("worker", replica).splitlines() if '"worker_ready"' in line]
+        if lines and json.loads(lines[-1])["worker_id"] == worker_id:
+            return replica
+    raise LookupError(worker_id)
+
+
+async def holder(user: User, run_id: str, after: str = "") -> str:
+    """The worker that runs the run's node, another one than `after`."""
+
+    async def look() -> str:
+        found = (await user.nodes(run_id))["slow"]
+        return str(found["worker"]) if found["status"] == "running" and found["worker"] != after else ""
+
+    return str(await await_until(look, within=60))
+
+
+async def test_a_worker_that_is_told_to_stop_hands_its_job_to_another(user: User, stack: LocalStack) -> None:
+    started = await user.start(await user.workflow(node("slow", "noop", {"seconds": 600}, timeout_seconds=600)))
+    first = await holder(user, started["id"])
+    replica = replica_of(stack, first)
+    pid = stack.kill("worker", replica, signal.SIGTERM)
+
+    await holder(user, started["id"], after=first)
+
+    await stack.until_back(pid, "worker", replica, within=60)
+    await user.ask("POST", f"/runs/{started['id']}/cancel", expect=202)
+    page = await user.ask("GET", f"/runs/{started['id']}/events", Accept="application/json")
+    types = [event["type"] for event in page["items"]]
+    assert types == ["run.started", "node.started", "node.requeued", "node.started", "node.cancelled", "run.cancelled"]
+
+
+async def test_a_node_that_kills_its_workers_is_given_up_after_five(user: User, stack: LocalStack) -> None:
+    workflow_id = await user.workflow(node("slow", "noop", {"seconds": 600}, timeout_seconds=600))
+    started = await user.start(workflow_id)
+    worker = ""
+    for _ in range(5):
+        worker = await holder(user, started["id"], after=worker)
+        replica = replica_of(stack, worker)
+        pid = stack.kill("worker", replica)
+        await stack.until_back(pid, "worker", replica, within=60)
+
+    run = await user.ended(started["id"])
+
+    assert (run["status"], run["error"]["reason"], run["error"]["node_key"]) == ("failed", "WORKER_LOST", "slow")
+    fine = await user.run(node("fine", "noop", {"value": 1}))
+    assert fine["status"] == "succeeded"

@@ -1,0 +1,227 @@
+"""The worker's loop on a real NATS; the test answers its requests as an executor would, or does not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from itertools import pairwise
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from headrace.common.v1 import value_pb2
+from headrace.executor.v1 import worker_pb2 as pb
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js.errors import NotFoundError
+from pydantic import BaseModel
+
+from services.executor.handlers.base import Context, NodeType, Result, RetryableError
+from services.executor.transport import streams
+from services.executor.worker.loop import Worker
+from services.executor.worker.runner import Runner
+from services.kit import nats
+from tests.support import backends
+from tests.support.waiting import await_until
+
+
+class Config(BaseModel):
+    """No settings."""
+
+
+class Executor:
+    """Grants every claim and records every report; `ignored` requests of a verb get no answer."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.ignored: dict[str, int] = {}
+        self.claims: list[pb.ClaimRequest] = []
+        self.reports: list[pb.Report] = []
+        self.heartbeats: list[float] = []
+        self.type = "t"
+
+    async def start(self) -> None:
+        jetstream = self.client.jetstream()
+        with suppress(NotFoundError):
+            await jetstream.delete_stream(streams.STREAM)
+        await streams.declare_stream(jetstream)
+        await streams.declare_consumers(jetstream, ["default"])
+        for verb, hear in (
+            (streams.CLAIM, self._claim),
+            (streams.REPORT, self._report),
+            (streams.HEARTBEAT, self._heartbeat),
+        ):
+            await self.client.subscribe(streams.executor_subject(verb), cb=hear)
+
+    async def wake(self, data: bytes | None = None) -> None:
+        ref = pb.JobRef(run_id=str(uuid4()), node_key="a")
+        await self.client.publish(streams.jobs_subject("default"), data or pb.Wakeup(job=ref).SerializeToString())
+
+    def _is_ignored(self, verb: str) -> bool:
+        self.ignored[verb] = self.ignored.get(verb, 0) - 1
+        return self.ignored[verb] >= 0
+
+    async def _claim(self, message: Msg) -> None:
+        request = pb.ClaimRequest.FromString(message.data)
+        self.claims.append(request)
+        if not self._is_ignored(streams.CLAIM):
+            await message.respond(pb.ClaimResponse(jobs=[self._job(ref) for ref in request.jobs]).SerializeToString())
+
+    def _job(self, ref: pb.JobRef) -> pb.Job:
+        return pb.Job(
+            ref=ref,
+            epoch=1,
+            attempt=1,
+            type=self.type,
+            config=value_pb2.Json(utf8=b"{}"),
+            variables=value_pb2.Json(utf8=b"{}"),
+            timeout=Duration(seconds=60),
+        )
+
+    async def _report(self, message: Msg) -> None:
+        request = pb.ReportRequest.FromString(message.data)
+        if not self._is_ignored(streams.REPORT):
+            self.reports += request.reports
+            results = [pb.ReportResult(status=pb.REPORT_STATUS_RECORDED) for _ in request.reports]
+            await message.respond(pb.ReportResponse(results=results).SerializeToString())
+
+    async def _heartbeat(self, message: Msg) -> None:
+        self.heartbeats.append(asyncio.get_running_loop().time())
+        if not self._is_ignored(streams.HEARTBEAT):
+            await message.respond(pb.HeartbeatResponse().SerializeToString())
+
+
+@pytest.fixture
+async def executor(nats_server: str) -> AsyncIterator[Executor]:
+    client = await nats.connect(nats_server, name="test-executor")
+    made = Executor(client)
+    await made.start()
+    yield made
+    await client.jetstream().delete_stream(streams.STREAM)
+    await client.close()
+
+
+Start = Callable[..., Any]
+
+
+@pytest.fixture
+async def start_worker(executor: Executor) -> AsyncIterator[Start]:
+    """`await start_worker(handler)`: a running worker with that handler for the type `t`."""
+    client = await nats.connect(backends.nats_url("worker"), name="test-worker")
+    workers: list[Worker] = []
+
+    async def start(handler: Callable[[Context, Any], Any], slots: int = 8) -> Worker:
+        kind = NodeType(name="t", title="", help="", icon="", category="", config=Config, output={}, handler=handler)
+        runner = Runner({"t": kind}, None)
+        worker = Worker(client, runner, queues=["default"], slots=slots, heartbeat_seconds=0.2, host="here")
+        workers.append(worker)
+        await worker.start()
+        return worker
+
+    yield start
+    for worker in workers:
+        await worker.drain(0)
+    await client.close()
+
+
+async def one(context: Context, config: Config) -> Result:
+    return Result(1)
+
+
+async def test_a_claim_without_an_answer_is_repeated_under_its_id(executor: Executor, start_worker: Start) -> None:
+    await start_worker(one)
+    executor.ignored[streams.CLAIM] = 1
+    await executor.wake()
+    await await_until(lambda: executor.reports, within=30)
+    assert len(executor.claims) == 2
+    assert len({claim.claim_id for claim in executor.claims}) == 1
+    assert [report.WhichOneof("outcome") for report in executor.reports] == ["success"]
+
+
+async def test_a_report_without_an_answer_is_repeated(executor: Executor, start_worker: Start) -> None:
+    await start_worker(one)
+    executor.ignored[streams.REPORT] = 2
+    await executor.wake()
+    await await_until(lambda: executor.reports, within=30)
+
+
+async def test_heartbeats_keep_coming_while_none_is_answered(executor: Executor, start_worker: Start) -> None:
+    await start_worker(one)
+    executor.ignored[streams.HEARTBEAT] = 3
+    begin = len(executor.heartbeats)
+    await await_until(lambda: len(executor.heartbeats) > begin + 3, within=30)
+    gaps = [later - earlier for earlier, later in pairwise(executor.heartbeats[begin:])]
+    assert min(gaps[1:]) < 2.0, "the lease is 2 s, and the next heartbeat must not wait longer for its answer"
+
+
+async def test_large_results_are_handed_in_by_messages_that_nats_takes(executor: Executor, start_worker: Start) -> None:
+    all_here = asyncio.Event()
+    running = 0
+
+    async def megabyte(context: Context, config: Config) -> Result:
+        nonlocal running
+        running += 1
+        if running == 12:
+            all_here.set()
+        await all_here.wait()
+        return Result("x" * 1_000_000)
+
+    await start_worker(megabyte, slots=12)
+    for _ in range(12):
+        await executor.wake()
+    await await_until(lambda: len(executor.reports) == 12, within=30)
+
+
+async def cancels_itself(context: Context, config: Config) -> Result:
+    raise asyncio.CancelledError
+
+
+async def exits(context: Context, config: Config) -> Result:
+    raise SystemExit(3)
+
+
+async def raises_nonsense(context: Context, config: Config) -> Result:
+    raise RetryableError("REASON", None, retry_after="soon")  # type: ignore[arg-type]  # a third party's mistake
+
+
+async def returns_nothing(context: Context, config: Config) -> None:
+    return None
+
+
+@pytest.mark.parametrize("handler", [cancels_itself, exits, raises_nonsense, returns_nothing])
+async def test_whatever_a_handler_does_its_attempt_is_reported(
+    handler: Callable[[Context, Any], Any], executor: Executor, start_worker: Start
+) -> None:
+    await start_worker(handler)
+    await executor.wake()
+    await await_until(lambda: executor.reports, within=30)
+    assert executor.reports[0].failure.failure.reason == "HANDLER_FAILED"
+
+
+async def test_a_wakeup_that_cannot_be_read_is_dropped_for_good(executor: Executor, start_worker: Start) -> None:
+    await start_worker(one)
+    await executor.wake(b"\xff\xff\xff")
+    await executor.wake()
+    await await_until(lambda: executor.reports, within=30)
+
+    async def is_gone() -> bool:
+        info = await executor.client.jetstream().stream_info(streams.STREAM)
+        return info.state.messages == 0
+
+    await await_until(is_gone, within=30)
+
+
+async def test_a_worker_that_is_drained_hands_back_what_it_runs_and_what_it_is_given(
+    executor: Executor, start_worker: Start
+) -> None:
+    async def forever(context: Context, config: Config) -> Result:
+        await asyncio.Event().wait()
+        return Result(None)
+
+    worker = await start_worker(forever)
+    await executor.wake()
+    await await_until(lambda: executor.claims, within=30)
+    await worker.drain(0)
+    assert [report.WhichOneof("outcome") for report in executor.reports] == ["release"]
