@@ -80,7 +80,9 @@ def is_connection_loss(error: BaseException | None) -> bool:
             | asyncpg.exceptions.AdminShutdownError
             | asyncpg.exceptions.CrashShutdownError
             | asyncpg.exceptions.TooManyConnectionsError
-            | asyncpg.exceptions.InterfaceError,
+            | asyncpg.exceptions.InterfaceError
+            # asyncpg's word for a connection that broke between two of its own steps.
+            | asyncpg.exceptions.InternalClientError,
         ):
             return True
         seen = seen.__cause__

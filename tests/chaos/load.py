@@ -56,13 +56,15 @@ class Load:
     async def prepare(self, *definitions: dict[str, Any]) -> None:
         """Log in and publish the workflows."""
         credentials = {"username": self._stack.admin["email"], "password": self._stack.admin["password"]}
-        answer = await self._client.post("/auth/login", data=credentials)
-        self._client.headers["Authorization"] = f"Bearer {answer.raise_for_status().json()['access_token']}"
+        tokens = await self._until_answered("POST", "/auth/login", credentials)
+        self._client.headers["Authorization"] = f"Bearer {tokens['access_token']}"
         for number, definition in enumerate(definitions):
-            body = {"name": f"chaos-{self.log.stem}-{number}", "definition": definition}
-            workflow = (await self._client.post("/workflows", json=body)).raise_for_status().json()
-            (await self._client.post(f"/workflows/{workflow['id']}/versions", json={})).raise_for_status()
+            name = f"chaos-{self.log.stem}-{number}"
+            body = {"name": name, "definition": definition}
+            workflow = await self._until_answered("POST", "/workflows", body, key=name)
+            await self._until_answered("POST", f"/workflows/{workflow['id']}/versions", {}, key=name)
             self._workflows.append((workflow["id"], [node["key"] for node in definition["nodes"]]))
+        self.statuses.clear()
 
     async def run(self, runs: int) -> None:
         """Submit so many runs, CLIENTS at a time, each to its end."""
@@ -79,23 +81,22 @@ class Load:
         for number in numbers:
             workflow_id, nodes = self._workflows[number % len(self._workflows)]
             key = f"{self.log.stem}-{number}"
-            run = await self._until_answered("POST", f"/workflows/{workflow_id}/runs?wait=5", key)
+            run = await self._until_answered("POST", f"/workflows/{workflow_id}/runs?wait=5", {}, key=key)
             self._remember(run["id"], nodes)
             while run["status"] not in _TERMINAL:
                 await asyncio.sleep(0.1)  # a client that polls; nothing is waited for by it
-                run = await self._until_answered("GET", f"/runs/{run['id']}", key)
+                run = await self._until_answered("GET", f"/runs/{run['id']}")
             self.ended += 1
 
-    async def _until_answered(self, method: str, path: str, key: str) -> dict[str, Any]:
+    async def _until_answered(self, method: str, path: str, body: Any = None, *, key: str = "") -> dict[str, Any]:
+        headers = {"Idempotency-Key": key} if key else {}
         while True:
             with suppress(httpx.TransportError):
-                answer = await self._client.request(
-                    method, path, json={} if method == "POST" else None, headers={"Idempotency-Key": key}
-                )
+                answer = await self._client.request(method, path, json=body, headers=headers)
                 self.statuses[answer.status_code] += 1
                 if answer.status_code < 300:
-                    body: dict[str, Any] = answer.json()
-                    return body
+                    content: dict[str, Any] = answer.json()
+                    return content
                 if answer.status_code not in (502, 503, 504):
                     raise AssertionError(f"{method} {path}: {answer.status_code} {answer.text}")
             await asyncio.sleep(0.1)  # a client that comes back

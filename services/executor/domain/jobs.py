@@ -9,7 +9,7 @@ import structlog
 
 from services.executor.domain.committer import Committer
 from services.executor.domain.model import NodeRef, RunNotFoundError
-from services.executor.domain.store import RunStore
+from services.executor.domain.store import RunStore, UnstorableError
 from services.executor.engine import decide
 from services.executor.engine.decide import Verdict
 from services.executor.engine.state import Failure, NodeStatus, RunState, Usage
@@ -141,13 +141,15 @@ class Jobs:
                 answers.append(result)
             elif isinstance(result, RunNotFoundError):
                 answers.append(Reported(Verdict.STALE, []))
-            elif isinstance(result, UnavailableError):
-                answers.append(Reported(None, []))
-            else:
+            elif isinstance(result, UnstorableError):
                 answers.append(await self._report_unstorable(worker_id, given, result))
+            else:
+                if not isinstance(result, UnavailableError):
+                    log.error("report_failed", run_id=str(given.ref.run_id), error=repr(result))
+                answers.append(Reported(None, []))
         return answers
 
-    async def _report_unstorable(self, worker_id: str, report: Report, error: BaseException) -> Reported:
+    async def _report_unstorable(self, worker_id: str, report: Report, error: UnstorableError) -> Reported:
         """Fail an attempt whose result the database refuses, so that it neither blocks others nor is repeated."""
         log.error("report_not_stored", run_id=str(report.ref.run_id), node_key=report.ref.node_key, error=repr(error))
         message = f"The result of node {report.ref.node_key!r} could not be stored. See the executor's log."

@@ -17,6 +17,10 @@ from services.executor.domain.model import (
 from services.executor.engine.state import Failure, NodeState, RunState, RunStatus, Usage
 
 
+class UnstorableError(Exception):
+    """A value that the database refuses, and will refuse again; nothing was written."""
+
+
 @dataclass(frozen=True, slots=True)
 class StoredRun:
     """A run's rows, to make its state from. `nodes` holds what has a row, by key."""

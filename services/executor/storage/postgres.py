@@ -17,7 +17,7 @@ from services.executor.domain.model import (
     RunView,
     Version,
 )
-from services.executor.domain.store import Overdue, StoredRun
+from services.executor.domain.store import Overdue, StoredRun, UnstorableError
 from services.executor.engine.state import NodeState, NodeStatus, RunState, RunStatus, Usage
 from services.executor.storage import queries
 from services.executor.storage.commit import COMMIT, commit_arguments, failure_from_json
@@ -95,6 +95,12 @@ class PostgresRunStore:
             except (asyncpg.DeadlockDetectedError, asyncpg.SerializationError):
                 # Nothing was written; the caller reads the runs again and repeats.
                 return set()
+            except (
+                asyncpg.DataError,
+                asyncpg.IntegrityConstraintViolationError,
+                asyncpg.ProgramLimitExceededError,
+            ) as error:
+                raise UnstorableError(str(error)) from error
         return {row[0] for row in rows}
 
     async def load(self, run_ids: Sequence[UUID]) -> list[StoredRun]:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 import pytest
@@ -20,9 +20,11 @@ from pydantic import BaseModel
 
 from services.executor.handlers.base import Context, NodeType, Result, RetryableError
 from services.executor.transport import streams
+from services.executor.transport.bus import StreamKeeper
 from services.executor.worker.loop import Worker
 from services.executor.worker.runner import Runner
 from services.kit import nats
+from services.kit.errors import UnavailableError
 from tests.support import backends
 from tests.support.waiting import await_until
 
@@ -225,3 +227,26 @@ async def test_a_worker_that_is_drained_hands_back_what_it_runs_and_what_it_is_g
     await await_until(lambda: executor.claims, within=30)
     await worker.drain(0)
     assert [report.WhichOneof("outcome") for report in executor.reports] == ["release"]
+
+
+class Forgetful:
+    """A store that cannot be reached at first."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def republish_all(self) -> None:
+        self.asked += 1
+        if self.asked == 1:
+            raise UnavailableError("not now")
+
+
+async def test_lost_wakeups_are_published_again_even_if_the_first_try_fails(executor: Executor) -> None:
+    store = Forgetful()
+    keeper = StreamKeeper(cast("Any", store), ["default"])
+    await executor.client.jetstream().delete_stream(streams.STREAM)
+    with pytest.raises(UnavailableError):
+        await keeper.check(executor.client)
+    await keeper.check(executor.client)
+    await keeper.check(executor.client)
+    assert store.asked == 2

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, cast
 from uuid import UUID, uuid4
 
-from services.executor.domain.model import EventView, RunView
+from services.executor.domain.model import EventView, RunView, Version, VersionSelector
 from services.executor.domain.runs import Runs
-from services.executor.domain.watchers import Token, Watch
+from services.executor.domain.watchers import Token, Watch, Watchers
+from services.executor.engine.graph import Graph
 from services.executor.engine.state import RunStatus, Usage
 
 NOW = datetime.now(UTC)
@@ -69,3 +71,35 @@ async def test_tokens_come_between_the_start_of_their_node_and_its_end() -> None
     ]
 
     assert seen == ["run.started", "node.started", "token-2", "token-4", "node.succeeded", "run.succeeded"]
+
+
+async def test_a_caller_who_waits_for_a_long_run_looks_now_and_then() -> None:
+    watches = Watchers()
+    looks = 0
+
+    class Running(Store):
+        async def get_run(self, project_id: UUID, run_id: UUID) -> RunView:
+            nonlocal looks
+            looks += 1
+            return replace(await super().get_run(project_id, run_id), status=RunStatus.RUNNING)
+
+    class Resolves:
+        async def resolve(self, *_: object) -> Version:
+            return Version(uuid4(), uuid4(), uuid4(), "w", 1, b"", Graph([], [], {}))
+
+    class Accepts:
+        async def submit_new(self, *_: object) -> None:
+            """Accepted."""
+
+    store, versions, committer = (cast("Any", each) for each in (Running(Watch()), Resolves(), Accepts()))
+    runs = Runs(store, versions, committer, watches.watch, cast("Any", None), max_run_seconds=1)
+    run = await runs.start(
+        *(uuid4(), uuid4(), VersionSelector()),
+        input_json=b"{}",
+        request_id="",
+        started_by=None,
+        traceparent="",
+        wait_seconds=1.4,
+    )
+    assert run.status is RunStatus.RUNNING
+    assert looks <= 4
