@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import rich.box
 from rich.console import Console, RenderableType
 from rich.live import Live
+from rich.markup import escape
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
@@ -33,7 +34,7 @@ class StackConsole:
     def say(self, text: str) -> None:
         """Print a line of news."""
         if not self._quiet:
-            self.rich.print(text)
+            self.rich.print(text, markup=False, soft_wrap=True)
 
     def problem(self, text: str) -> None:
         """Print what went wrong; never silenced."""
@@ -78,6 +79,7 @@ class StackConsole:
 
     def ready(self, *, gateway: str, email: str, password: str | None, home: str, seconds: float) -> None:
         """Say where everything is. `password` only when the administrator is new: it is shown once."""
+        home = escape(home)
         login = f"password {password}" if password else f"password in {home}/stack.json"
         for line in (
             f"[bold]Headrace is ready[/] after {seconds:.1f} s.",

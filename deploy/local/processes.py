@@ -175,7 +175,8 @@ class KeptProcess:
         self._set(State.STOPPED, pid=None)
 
     def kill(self) -> None:
-        """Kill the process at once; `stop` then has nothing to wait for."""
+        """Kill the process at once and for good; `stop` then has nothing to wait for."""
+        self._task.cancel()
         if self.pid is not None:
             _kill_group(self.pid)
 

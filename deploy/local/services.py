@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -122,7 +121,6 @@ def _program(wiring: Wiring, service: str, replica: int) -> Program:
         env=_environment(wiring, service, replica),
         log=wiring.home.log(f"{service}-{replica}"),
         probe=HttpReadiness(address) if is_gateway else GrpcHealth(address),
-        stop_signal=signal.SIGTERM,
         facts={"listen": address, "metrics": f"http://{_metrics(wiring, service, replica)}/metrics"},
     )
 

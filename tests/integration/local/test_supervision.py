@@ -259,3 +259,15 @@ def test_a_nearly_full_disk_is_named_before_anything_starts(tmp_path: Path, monk
 
     with pytest.raises(StackError, match="MiB are free on the disk that holds"):
         Home(tmp_path / "home")
+
+
+async def test_what_was_killed_for_good_is_not_started_again(home: Home) -> None:
+    supervisor = Supervisor(lambda _: None)
+    supervisor.keep([program(home, "/bin/sh", "-c", "trap '' TERM; while :; do sleep 600; done", stop_grace=600)])
+    await supervisor.wait_ready()
+    (process,) = supervisor.processes
+    supervisor.kill()
+    await supervisor.stop()
+
+    assert process.state is State.STOPPED
+    assert process.exits == 0
