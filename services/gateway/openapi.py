@@ -51,11 +51,12 @@ _DESCRIPTIONS = {
     413: "The body is too large.",
     415: "The body is of another type.",
     422: "The input is not valid; `violations` says what, all of it.",
+    431: "The request line with all headers is too large.",
     429: "Too much at once; Retry-After says when to come again.",
     503: "A part of the system does not answer; Retry-After says when to come again.",
     504: "A part of the system did not answer in time.",
 }
-_ALWAYS = (422, 429, 503, 504)
+_ALWAYS = (422, 429, 431, 503, 504)
 _WITH_BODY = (400, 408, 413, 415)
 _LOGIN_PATHS = {"/api/v1/auth/register", "/api/v1/auth/login", "/api/v1/auth/refresh", "/api/v1/auth/logout"}
 

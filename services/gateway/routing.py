@@ -13,7 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.types import Message
 
 from services.gateway.problems import RequestError
@@ -74,7 +74,7 @@ class Gateway:
     """Set when the process is told to stop: event streams end, their clients go on elsewhere."""
 
 
-class Json(Response):
+class Json(JSONResponse):
     """An answer written by orjson. `orjson.Fragment`s are copied as they are."""
 
     media_type = "application/json"
@@ -119,10 +119,10 @@ class GuardedRoute(APIRoute):
 
         async def answer(request: Request) -> Response:
             scope = request.scope
-            _refuse_nul(scope["path"], scope["query_string"])
             gateway: Gateway = request.app.state.gateway
             if not is_public:
                 scope[PRINCIPAL] = await gateway.identity.authenticate(scope["headers"])
+            _refuse_nul(scope["path"], scope["query_string"])
             if not has_body:
                 return await inner(request)
             guarded = GuardedRequest(scope, request.receive)

@@ -113,7 +113,9 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         slug = reason.lower().replace("_", "-")
         problem = {"type": f"urn:headrace:problem:{slug}", "title": reason.replace("_", " ").capitalize()}
-        body = orjson.dumps({**problem, "status": status, "detail": detail, "reason": reason, "request_id": ""})
+        body = orjson.dumps(
+            {**problem, "status": status, "detail": detail, "instance": "", "reason": reason, "request_id": ""}
+        )
         head = f"HTTP/1.1 {status} {reason}\r\ncontent-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\n"
         self.transport.write(head.encode() + b"connection: close\r\n\r\n" + body)
         self.transport.close()

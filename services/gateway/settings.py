@@ -35,7 +35,7 @@ class Settings(BaseSettings):
     max_large_body_bytes: int = Field(
         8 * MIB, gt=0, description="Largest request body that holds a definition or records."
     )
-    max_header_bytes: int = Field(32 * 1024, gt=0, description="Largest request line with all headers.")
+    max_header_bytes: int = Field(64 * 1024, gt=0, description="Largest request line with all headers.")
     max_requests: int = Field(1000, gt=0, description="Requests under way at once; beyond, the answer is 503.")
     max_connections: int = Field(10_000, gt=0, description="Open connections; beyond, the answer is 503.")
     header_timeout_seconds: float = Field(10.0, gt=0, description="Longest time a request's headers may take.")

@@ -42,10 +42,18 @@ _STREAM = {
     "description": "Events, as they happen if the client wants a stream.",
     "content": {
         "text/event-stream": {
-            "schema": {
-                "type": "string",
-                "description": "`id` is the sequence number (not on `node.token`), `event` the type, `data` all.",
-                "examples": ['id: 1\nevent: run.started\ndata: {"sequence":1,"type":"run.started"}\n\n'],
+            "itemSchema": {
+                "type": "object",
+                "required": ["event", "data"],
+                "properties": {
+                    "id": {"type": "string", "description": "The sequence number; `node.token` has none."},
+                    "event": {"type": "string", "description": "The type."},
+                    "data": {
+                        "type": "string",
+                        "contentMediaType": "application/json",
+                        "contentSchema": {"$ref": "#/components/schemas/RunEvent"},
+                    },
+                },
             }
         }
     },

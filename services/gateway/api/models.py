@@ -30,7 +30,11 @@ router = new_router("/v1", "models")
 
 _STREAM = {
     "description": "The answer; with `stream`, as chunks that end with `data: [DONE]`.",
-    "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    "content": {
+        "text/event-stream": {
+            "itemSchema": {"type": "object", "required": ["data"], "properties": {"data": {"type": "string"}}}
+        }
+    },
 }
 
 

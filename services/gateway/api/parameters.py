@@ -15,7 +15,7 @@ from services.kit import strict_json
 from services.kit.errors import PermissionDeniedError, RevisionMismatchError
 from services.kit.ids import parse_id
 
-_MAX_FILTER_BYTES = 16_384
+_MAX_FILTER_LENGTH = 4096
 
 ProjectHeader = Annotated[
     str | None,
@@ -81,7 +81,7 @@ ProjectId = Annotated[str, Path(json_schema_extra=_UUID), AfterValidator(_id_of(
 UserId = Annotated[str, Path(json_schema_extra=_UUID), AfterValidator(_id_of("user"))]
 
 PageSize = Annotated[int, Query(ge=0, le=INT32_MAX, description="At most 200 are given; 0 = 50.")]
-PageToken = Annotated[str, Query(max_length=4096, description="From `next_page_token` of the page before.")]
+PageToken = Annotated[str, Query(max_length=1024, description="From `next_page_token` of the page before.")]
 IdempotencyKey = Annotated[
     str | None,
     Header(
@@ -97,7 +97,7 @@ FilterText = Annotated[
     str | None,
     Query(
         alias="filter",
-        max_length=_MAX_FILTER_BYTES,
+        max_length=_MAX_FILTER_LENGTH,
         description='JSON, such as {"field": "lang", "op": "eq", "value": "de"}.',
         examples=['{"field": "lang", "op": "eq", "value": "de"}'],
     ),
@@ -132,5 +132,5 @@ def filter_bytes(text: str | None) -> bytes | None:
     """A filter from the query, checked to be JSON. Raises InvalidArgumentError."""
     if text is None:
         return None
-    strict_json.loads(text.encode(errors="replace"), max_bytes=_MAX_FILTER_BYTES * 4)
+    strict_json.loads(text.encode(errors="replace"), max_bytes=_MAX_FILTER_LENGTH * 4)
     return text.encode()

@@ -79,6 +79,7 @@ class NodeExecution(Output):
     started_at: str | None
     finished_at: str | None
     worker: str | None
+    handler_seconds: float | None = Field(description="Time that the last attempt spent in its handler.")
 
 
 class NodeExecutionPage(Page):
