@@ -63,8 +63,13 @@ async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         if error.connection_invalidated or isinstance(error, InterfaceError) or is_connection_loss(error.orig):
             raise lost_connection() from error
         raise
-    except (OSError, TimeoutError, PostgresConnectionError, asyncpg.exceptions.CannotConnectNowError) as error:
-        raise lost_connection() from error
+    except Exception as error:
+        # What SQLAlchemy does not wrap: failures to connect, and asyncpg's own of a connection that broke.
+        if isinstance(error, asyncpg.PostgresError | asyncpg.InternalClientError | OSError | TimeoutError) and (
+            is_connection_loss(error)
+        ):
+            raise lost_connection() from error
+        raise
 
 
 def is_connection_loss(error: BaseException | None) -> bool:

@@ -206,7 +206,7 @@ class PostgresStore:
     async def _fetch(self, statement: str, *arguments: object) -> "asyncpg.Record | None":
         try:
             return await self._pool.fetchrow(statement, *arguments)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+        except Exception as error:
             if is_connection_loss(error):
                 raise lost_connection() from error
             raise
