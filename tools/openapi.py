@@ -25,7 +25,7 @@ def main() -> None:
     content = rendered()
     if parser.parse_args().check:
         if not FILE.exists() or FILE.read_bytes() != content:
-            sys.exit(f"{FILE.relative_to(FILE.parent.parent.parent)} does not match the routes; run `python -m tools.openapi`")
+            sys.exit("docs/api/openapi.json does not match the routes; run `python -m tools.openapi`")
         return
     FILE.parent.mkdir(parents=True, exist_ok=True)
     FILE.write_bytes(content)

@@ -14,7 +14,7 @@ class Settings(BaseSettings):
     postgres_url: SecretStr = Field(description="URL of the database with the executor's own role.")
     lanes: int = Field(2, ge=1, le=32, description="Commits under way at a time.")
     lease_seconds: float = Field(
-        2.0, ge=0.5, le=300, description="A worker that is not heard for so long loses its jobs to others."
+        1.6, ge=0.5, le=300, description="A worker that is not heard for so long loses its jobs to others."
     )
     sweep_seconds: float = Field(0.25, ge=0.05, le=60, description="Pause between looks for what was left behind.")
     max_run_seconds: int = Field(

@@ -13,7 +13,7 @@ class Settings(BaseSettings):
     metrics_listen: str = Field("", description="host:port of Prometheus metrics; empty = none.")
     slots: int = Field(64, ge=1, le=1024, description="Node executions under way at a time.")
     queues: str = Field("", description="Queues to serve, comma-separated; empty = all.")
-    heartbeat_seconds: float = Field(0.5, ge=0.1, le=60, description="Pause between heartbeats; well under the lease.")
+    heartbeat_seconds: float = Field(0.4, ge=0.1, le=60, description="Pause between heartbeats; well under the lease.")
     drain_seconds: float = Field(10.0, ge=0, le=3600, description="How long work under way may go on after SIGTERM.")
 
 
