@@ -9,6 +9,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
+from services.gateway.access_log import access_log
 from services.gateway.api import (
     api_keys,
     auth,
@@ -33,6 +34,7 @@ from services.gateway.problems import from_status, from_validation, problem_resp
 from services.gateway.routing import Gateway
 from services.gateway.settings import Settings
 from services.kit.errors import DomainError
+from services.kit.settings import CommonSettings
 
 # Routes are tried in this order: those asked most often first.
 _ROUTERS = (
@@ -106,7 +108,7 @@ def _with_edge(api: FastAPI, settings: Settings) -> ASGIApp:
         max_requests=settings.max_requests,
         body_timeout_seconds=settings.body_timeout_seconds,
         trusted_proxies=settings.trusted_proxies,
-        access_log=settings.access_log,
+        access_log=access_log(CommonSettings()) if settings.access_log else None,
     )
 
 

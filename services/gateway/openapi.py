@@ -4,9 +4,10 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 
 from services.gateway.problems import MEDIA_TYPE
-from services.gateway.routing import PUBLIC
+from services.gateway.routing import PUBLIC, takes_project
 from services.gateway.schemas.auth import LoginInput
 from services.gateway.schemas.common import Problem
 
@@ -39,6 +40,13 @@ TAGS = [
 _SECURITY_SCHEMES = {
     "accessToken": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": "From login."},
     "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "`hr_…`"},
+}
+_PROJECT_HEADER = {
+    "name": "X-Project-Id",
+    "in": "header",
+    "required": False,
+    "description": "The project; absent = your own.",
+    "schema": {"type": "string", "format": "uuid"},
 }
 _DESCRIPTIONS = {
     400: "The body is not JSON.",
@@ -81,8 +89,16 @@ def openapi_document(app: FastAPI) -> dict[str, Any]:
             schemas.update(schema.pop("$defs", {}))
             schemas[model.__name__] = schema
         components["responses"] = {f"Problem{status}": _problem(text) for status, text in _DESCRIPTIONS.items()}
+        routes = {
+            (method, route.path_format): route
+            for route in app.routes
+            if isinstance(route, APIRoute)
+            for method in route.methods or ()
+        }
         for path, item in document["paths"].items():
             for method, operation in item.items():
+                if takes_project(routes[method.upper(), path]):
+                    operation.setdefault("parameters", []).append(_PROJECT_HEADER)
                 _complete(path, method.upper(), operation)
         for unused in ("HTTPValidationError", "ValidationError"):
             schemas.pop(unused, None)

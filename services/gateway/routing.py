@@ -52,6 +52,10 @@ FORM_BODY = {"x-form-body": True}
 
 PRINCIPAL = "headrace.principal"
 """Key of the verified caller in the ASGI scope."""
+GATEWAY = "headrace.gateway"
+"""Key of the `Gateway` in the ASGI scope."""
+PROJECT_DEPENDENCIES: set[Callable[..., Any]] = set()
+"""Dependencies that read X-Project-Id."""
 
 _JSON = "application/json"
 _MERGE_PATCH = "application/merge-patch+json"
@@ -120,6 +124,7 @@ class GuardedRoute(APIRoute):
         async def answer(request: Request) -> Response:
             scope = request.scope
             gateway: Gateway = request.app.state.gateway
+            scope[GATEWAY] = gateway
             if not is_public:
                 scope[PRINCIPAL] = await gateway.identity.authenticate(scope["headers"])
             _refuse_nul(scope["path"], scope["query_string"])
@@ -147,6 +152,11 @@ def masked(error: BaseException, *, route: str) -> InternalError:
     incident = str(new_id())
     log.error("request_failed", incident=incident, route=route, exc_info=error)
     return InternalError(InternalError.public_message, metadata={"incident": incident})
+
+
+def takes_project(route: APIRoute) -> bool:
+    """Whether X-Project-Id means something to a route."""
+    return any(dependency.call in PROJECT_DEPENDENCIES for dependency in route.dependant.dependencies)
 
 
 def new_router(prefix: str, tag: str) -> APIRouter:

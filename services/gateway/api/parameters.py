@@ -9,7 +9,7 @@ from starlette.requests import Request
 
 from services.gateway.clients import Clients
 from services.gateway.identity import Access, Principal, Role
-from services.gateway.routing import PRINCIPAL, Gateway
+from services.gateway.routing import GATEWAY, PRINCIPAL, PROJECT_DEPENDENCIES, Gateway
 from services.gateway.schemas.common import INT32_MAX, INT64_MAX
 from services.kit import strict_json
 from services.kit.errors import PermissionDeniedError, RevisionMismatchError
@@ -17,15 +17,10 @@ from services.kit.ids import parse_id
 
 _MAX_FILTER_LENGTH = 4096
 
-ProjectHeader = Annotated[
-    str | None,
-    Header(alias="X-Project-Id", description="The project; absent = your own.", json_schema_extra={"format": "uuid"}),
-]
-
 
 def gateway_of(request: Request) -> Gateway:
     """What the endpoints work with."""
-    gateway: Gateway = request.app.state.gateway
+    gateway: Gateway = request.scope[GATEWAY]
     return gateway
 
 
@@ -49,9 +44,14 @@ async def account_holder(request: Request) -> Principal:
 
 
 def _access(at_least: Role) -> Any:
-    async def enter(request: Request, x_project_id: ProjectHeader = None) -> Access:
-        return await gateway_of(request).identity.enter(request.scope[PRINCIPAL], x_project_id, at_least)
+    async def enter(request: Request) -> Access:
+        scope = request.scope
+        # Read by hand, as every request passes here; `openapi` describes the header.
+        named = [value for name, value in scope["headers"] if name == b"x-project-id"]
+        project_id = ",".join(value.decode("latin-1") for value in named) if named else None
+        return await gateway_of(request).identity.enter(scope[PRINCIPAL], project_id, at_least)
 
+    PROJECT_DEPENDENCIES.add(enter)
     return Depends(enter)
 
 

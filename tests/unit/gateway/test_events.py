@@ -92,7 +92,7 @@ async def test_a_run_is_replayed_and_the_stream_ends_with_it(stream, peers):
     assert events[2]["data"] == {
         "sequence": 0,
         "type": "node.token",
-        "at": "2026-01-01T00:00:00.500Z",
+        "at": "2026-01-01T00:00:00.500000Z",
         "node_key": "a",
         "item_path": "",
         "data": {"text": "Hel\nlo"},
