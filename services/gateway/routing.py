@@ -161,7 +161,14 @@ def takes_project(route: APIRoute) -> bool:
 
 def new_router(prefix: str, tag: str) -> APIRouter:
     """A router of guarded routes."""
-    return APIRouter(prefix=prefix, tags=[tag], route_class=GuardedRoute, default_response_class=Json)
+    return APIRouter(
+        prefix=prefix,
+        tags=[tag],
+        route_class=GuardedRoute,
+        default_response_class=Json,
+        # Operations are called as their functions are.
+        generate_unique_id_function=lambda route: route.name,
+    )
 
 
 async def _read(request: Request, limit: int) -> bytes:

@@ -24,6 +24,9 @@ class RegisterInput(Input):
 class LoginInput(Input):
     """What the OAuth2 password form holds; the other fields of that form are accepted and mean nothing here."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"example": {"username": "ada@example.org", "password": "correct horse battery"}}
+    )
     username: str = Field(min_length=1, max_length=254, description="The e-mail address.")
     password: str = Field(min_length=1, max_length=256)
     grant_type: Literal["password", ""] | None = None
@@ -35,6 +38,7 @@ class LoginInput(Input):
 class RefreshInput(Input):
     """The last refresh token."""
 
+    model_config = ConfigDict(json_schema_extra={"example": {"refresh_token": "hrt_…"}})
     refresh_token: str = Field(min_length=1, max_length=1024)
 
 
@@ -73,6 +77,7 @@ class Me(User):
 class MeInput(Input):
     """What to change of the own account."""
 
+    model_config = ConfigDict(json_schema_extra={"example": {"name": "Ada Lovelace"}})
     name: str = optional("New name.", max_length=128)
     new_password: Password = optional("Needs current_password; ends all other logins.")
     current_password: str = optional("The present one.", min_length=1, max_length=256)

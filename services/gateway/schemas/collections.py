@@ -48,6 +48,7 @@ class IndexPatch(Input):
 class CollectionPatch(Input):
     """What to change of a collection."""
 
+    model_config = ConfigDict(json_schema_extra={"example": {"index": {"ef_search": 128}}})
     name: Name = optional("New name.")
     index: IndexPatch = optional("New search parameters.")
 

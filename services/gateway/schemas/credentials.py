@@ -24,6 +24,7 @@ class CredentialInput(Input):
 class CredentialPatch(Input):
     """What to change of a credential."""
 
+    model_config = ConfigDict(json_schema_extra={"example": {"data": {"token": "…"}}})
     name: Name = optional("New name.")
     data: JsonObject = optional("New data, replacing the old.")
 

@@ -19,6 +19,7 @@ class ProjectInput(Input):
 class ProjectPatch(Input):
     """What to change of a project."""
 
+    model_config = ConfigDict(json_schema_extra={"example": {"name": "Support"}})
     name: Name = optional("New name.")
 
 
@@ -41,6 +42,7 @@ class ProjectPage(Page):
 class MemberInput(Input):
     """A member's role."""
 
+    model_config = ConfigDict(json_schema_extra={"example": {"role": "editor"}})
     role: RoleName
 
 

@@ -54,6 +54,7 @@ class Retry(Input):
 class NodeInput(Input):
     """A node."""
 
+    model_config = ConfigDict(json_schema_extra={"example": {"key": "wait", "type": "delay", "config": {"seconds": 5}}})
     key: Key = Field("", description="Slug, unique in the workflow. Empty = made from the name or type.")
     type: str = Field(max_length=256, examples=["faiss_search"], description="One of GET /api/v1/node-types.")
     name: str = Field("", max_length=256)
@@ -76,6 +77,7 @@ class DefinitionNode(NodeInput):
 class EdgeInput(Input):
     """An edge, by node keys."""
 
+    model_config = ConfigDict(json_schema_extra={"example": {"source": "search", "target": "wait"}})
     source: Key = Field(description="Key of the node it leaves.")
     target: Key = Field(description="Key of the node it enters.", examples=["answer"])
     source_port: Port | None = Field(None, description="null = `out`.")
@@ -133,12 +135,14 @@ class NodePatch(Input):
 class ValidateInput(Input):
     """What to check."""
 
+    model_config = ConfigDict(json_schema_extra={"example": {"definition": EXAMPLE_DEFINITION}})
     definition: DefinitionInput | None = Field(None, description="In place of the draft; null = the draft.")
 
 
 class PublishInput(Input):
     """A publication."""
 
+    model_config = ConfigDict(json_schema_extra={"example": {"note": "Answers in two sentences."}})
     note: str = Field("", max_length=1024, description="Note of the publisher.")
 
 
