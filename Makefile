@@ -12,7 +12,7 @@ run: local ## Start the whole stack, run the sample, serve. ARGS="--once", "--re
 	@$(PYTHON) -m deploy.local $(ARGS)
 
 test: dev ## Run the tests, with servers of their own. ARGS="tests/unit -k name"
-	@$(PYTHON) -m pytest -n 2 --dist loadscope -q $(ARGS)
+	@$(PYTHON) -m pytest -n 2 --dist loadfile -q $(ARGS)
 
 check: dev ## Lint, types, import rules, contracts, drift of generated files; changes nothing
 	$(BIN)/ruff check
