@@ -110,7 +110,7 @@ async def test_leaving_a_stream_frees_the_slot(real):
             break
     assert await busy_slots(real) == 1
     await stream.aclose()
-    await await_until(lambda: is_idle(real), within=60)
+    await await_until(lambda: is_idle(real), within=20)
 
 
 async def test_a_passed_deadline_frees_the_slot(real):
@@ -118,7 +118,7 @@ async def test_a_passed_deadline_frees_the_slot(real):
     await real.rpc.call(real.stub.Generate, pb.GenerateRequest(**ask("Hi", max_tokens=1)), timeout=PATIENT)
     with pytest.raises(errors.DeadlineExceededError):
         await real.rpc.call(real.stub.Generate, pb.GenerateRequest(**long_story), timeout=0.5)
-    await await_until(lambda: is_idle(real), within=60)
+    await await_until(lambda: is_idle(real), within=20)
 
 
 async def is_idle(served: Served) -> bool:
