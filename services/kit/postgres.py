@@ -4,7 +4,6 @@ Migrations: `services.kit.migrate`.
 """
 
 import asyncio
-import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -131,11 +130,6 @@ async def open_pool(url: str, *, size: int) -> asyncpg.Pool:
         timeout=5,
         command_timeout=30,
     )
-
-
-def verified_tls() -> ssl.SSLContext:
-    """TLS that checks the server's certificate and name."""
-    return ssl.create_default_context()
 
 
 @asynccontextmanager
