@@ -36,7 +36,7 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Local
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 async def inhabitant(stack: LocalStack) -> AsyncIterator[Inhabitant]:
     async with httpx.AsyncClient(base_url=stack.gateway_url, timeout=60, trust_env=False) as client:
         yield await settle(client)

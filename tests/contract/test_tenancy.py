@@ -15,6 +15,8 @@ from tests.contract.conftest import Inhabitant, settle
 API = build_api()
 DOCUMENT = openapi_document(API)
 ROUTES = [(method, route) for route in API.routes for method in route.methods]
+pytestmark = pytest.mark.timeout(300)  # the first test starts the stack
+
 # In their own projects both have a collection `c` and a table `t`; names are looked up in the caller's project.
 BY_ID = [(method, route.path_format) for method, route in ROUTES if re.search(r"_id\}", route.path_format)]
 IN_PROJECT = [
@@ -28,7 +30,7 @@ def named(part: str) -> str:
     return part.strip("/").replace("/", ".")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 async def stranger(inhabitant: Inhabitant) -> Inhabitant:
     return await settle(inhabitant.client)
 
