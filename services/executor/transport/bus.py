@@ -34,7 +34,7 @@ class Bus:
         self.executor_id = executor_id
         self._watchers = watchers
         self._client: Client | None = None
-        self._outgoing: list[tuple[str, bytes]] = []
+        self._outgoing: list[tuple[str, bytes, dict[str, str] | None]] = []
         self._flushing: asyncio.Task[None] | None = None
 
     def use(self, client: Client) -> None:
@@ -51,19 +51,20 @@ class Bus:
         for position in ready:
             node = state.graph.nodes[position]
             if node.kind is not None:
-                self.publish(NodeRef(state.run_id, node.key), node.kind.queue)
+                self.publish(NodeRef(state.run_id, node.key), node.kind.queue, traceparent=state.traceparent)
         ended = state.is_terminal
         self._watchers.notify(state.run_id, ended=ended)
         moved = worker_pb2.RunMoved(last_sequence=state.sequence, ended=ended)
         self._send(streams.run_subject(state.run_id, streams.MOVED), moved.SerializeToString())
 
-    def publish(self, ref: NodeRef, queue: str) -> None:
-        """See WakeupBus."""
+    def publish(self, ref: NodeRef, queue: str, *, traceparent: str = "") -> None:
+        """See WakeupBus. The run's trace context travels in the header, as W3C has it for HTTP."""
         wakeup = worker_pb2.Wakeup(job=ref_to_proto(ref), executor_id=self.executor_id)
-        self._send(streams.jobs_subject(queue), wakeup.SerializeToString())
+        headers = {"traceparent": traceparent} if traceparent else None
+        self._send(streams.jobs_subject(queue), wakeup.SerializeToString(), headers)
 
-    def _send(self, subject: str, data: bytes) -> None:
-        self._outgoing.append((subject, data))
+    def _send(self, subject: str, data: bytes, headers: dict[str, str] | None = None) -> None:
+        self._outgoing.append((subject, data, headers))
         if self._flushing is None:
             self._flushing = asyncio.create_task(self._flush())
 
@@ -75,8 +76,8 @@ class Bus:
                     # The sweep publishes what is still ready when NATS is back.
                     continue
                 try:
-                    for subject, data in outgoing:
-                        await self._client.publish(subject, data)
+                    for subject, data, headers in outgoing:
+                        await self._client.publish(subject, data, headers=headers)
                 except NatsError as error:
                     log.warning("publish_failed", messages=len(outgoing), error=repr(error))
         finally:
