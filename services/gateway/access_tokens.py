@@ -58,14 +58,17 @@ class KeySet:
         self._loaded_at: float | None = None
         self._tried_at = float("-inf")
         self._loading = asyncio.Lock()
+        self._refreshing: asyncio.Task[None] | None = None
         self.document = b""
         """The set as auth published it, for /.well-known/jwks.json; empty before it was read once."""
 
     async def key(self, key_id: str) -> Ed25519PublicKey | None:
         """The key of that id, None when there is none. Raises UnavailableError while no set could be read at all."""
-        now = time.monotonic()
-        if key_id not in self._keys or self._loaded_at is None or now - self._loaded_at > _REFRESH_SECONDS:
+        if key_id not in self._keys or self._loaded_at is None:
             await self.refresh()
+        elif time.monotonic() - self._loaded_at > _REFRESH_SECONDS and not self._loading.locked():
+            # Beside the request: while auth is slow or away, the keys at hand are good.
+            self._refreshing = asyncio.create_task(self.refresh())
         return self._keys.get(key_id)
 
     async def refresh(self) -> None:

@@ -28,6 +28,8 @@ class AnswerCache(Generic[K, V]):
         entry = self._entries.get(key)
         if entry is None or (entry[1].done() and not self._is_fresh(*entry)):
             entry = (time.monotonic(), asyncio.ensure_future(self._load(load)))
+            # Looked at also when all who waited have left, which asyncio would complain of otherwise.
+            entry[1].add_done_callback(lambda task: task.cancelled() or task.exception())
             self._entries[key] = entry
             self._entries.move_to_end(key)
             if len(self._entries) > self._size:

@@ -20,7 +20,14 @@ from services.gateway.identity import Access
 from services.gateway.routing import Gateway, Json, new_router
 from services.gateway.schemas.common import INT64_MAX
 from services.gateway.schemas.runs import RunEventPage
-from services.kit.errors import DeadlineExceededError, InternalError, InvalidArgumentError, UnavailableError, Violation
+from services.kit.errors import (
+    DeadlineExceededError,
+    DomainError,
+    InternalError,
+    InvalidArgumentError,
+    UnavailableError,
+    Violation,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -32,6 +39,8 @@ _LAST_EVENTS = frozenset({"run.succeeded", "run.failed", "run.cancelled"})
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 _GIVE_UP_SECONDS = 120.0
 """How long no executor may answer before the stream is closed; the client comes back by itself."""
+_PASSING = (UnavailableError, DeadlineExceededError, InternalError)
+"""After these the run is followed by another call. A call that a stopping executor cancels comes as InternalError."""
 _HEARTBEAT = b": still here\n\n"
 
 Sequence = Annotated[int, Query(ge=0, le=INT64_MAX, description="Only events after this sequence number.")]
@@ -142,15 +151,15 @@ class RunFollower:
                             yield reply.event
                 if self._has_ended or await self._run_has_ended():
                     return
-            except (UnavailableError, DeadlineExceededError) as error:
+            except DomainError as error:
+                if not isinstance(error, _PASSING):
+                    log.info("run_events_ended", run_id=self._run_id, reason=error.reason)
+                    return
                 failing_since = failing_since or loop.time()
                 if loop.time() - failing_since > _GIVE_UP_SECONDS:
                     log.warning("run_events_given_up", run_id=self._run_id, reason=error.reason)
                     return
                 log.info("run_events_interrupted", run_id=self._run_id, reason=error.reason, after=self._last)
-            except InternalError as error:
-                log.error("run_events_failed", run_id=self._run_id, reason=error.reason)
-                return
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
 

@@ -9,6 +9,7 @@ import pytest
 from headrace.auth.v1 import auth_pb2, auth_service_pb2
 from headrace.workflows.v1 import workflow_service_pb2
 
+from services.gateway.app import build_app
 from services.kit.errors import UnavailableError
 from tests.unit.gateway.peers import HOME, SHARED, USER, access_token
 
@@ -169,6 +170,27 @@ async def test_a_login_takes_a_form_or_json_and_the_clients_address(anonymous, p
     assert [(r.email, r.password, r.client_address) for r in peers.asked["Login"]] == [
         (fields["username"], fields["password"], "192.0.2.1")
     ] * 2
+
+
+@pytest.mark.parametrize(
+    ("proxies", "forwarded", "address"),
+    [
+        (0, "203.0.113.9", "192.0.2.1"),
+        (1, "203.0.113.9", "203.0.113.9"),
+        (1, "198.51.100.7, 203.0.113.9", "203.0.113.9"),
+        (2, "1.1.1.1, 198.51.100.7, 203.0.113.9", "198.51.100.7"),
+        (2, "203.0.113.9", "192.0.2.1"),
+        (1, "", "192.0.2.1"),
+    ],
+)
+async def test_a_clients_address_is_what_the_outermost_trusted_proxy_saw(peers, gateway, proxies, forwarded, address):
+    gateway.settings.trusted_proxies = proxies
+    peers.replies["Login"] = auth_service_pb2.LoginResponse()
+    transport = httpx.ASGITransport(build_app(gateway), client=("192.0.2.1", 1234))
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+        headers = {"X-Forwarded-For": forwarded}
+        await client.post("/api/v1/auth/login", json={"username": "a", "password": "b"}, headers=headers)
+    assert [request.client_address for request in peers.asked["Login"]] == [address]
 
 
 @pytest.mark.parametrize(

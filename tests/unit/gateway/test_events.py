@@ -120,6 +120,10 @@ async def test_when_executors_fail_others_go_on_without_gap_or_repeat(stream, pe
         raise UnavailableError("Not there.")
         yield
 
+    async def fails(after: int) -> AsyncIterator[Any]:
+        raise RuntimeError("A bug, or a call cancelled by a stopping executor.")
+        yield
+
     async def repeats_and_breaks(after: int) -> AsyncIterator[Any]:
         yield event(2)
         yield event(3)
@@ -130,10 +134,19 @@ async def test_when_executors_fail_others_go_on_without_gap_or_repeat(stream, pe
         return
         yield
 
-    peers.replies["FollowRun"] = scripted(breaks, refuses, repeats_and_breaks, drains, whole_run)
+    peers.replies["FollowRun"] = scripted(breaks, refuses, fails, repeats_and_breaks, drains, whole_run)
     reply = await stream.get(EVENTS)
     assert [item["id"] for item in parsed(reply.text)] == ["1", "2", "3", "4"]
-    assert [request.after_sequence for request in peers.asked["FollowRun"]] == [0, 2, 2, 3, 3]
+    assert [request.after_sequence for request in peers.asked["FollowRun"]] == [0, 2, 2, 2, 3, 3]
+
+
+async def test_a_run_that_is_gone_ends_its_stream(stream, peers):
+    async def gone(after: int) -> AsyncIterator[Any]:
+        yield event(1)
+        raise NotFoundError("Deleted by retention.", reason="RUN_NOT_FOUND")
+
+    peers.replies["FollowRun"] = scripted(gone)
+    assert [item["id"] for item in parsed((await stream.get(EVENTS)).text)] == ["1"]
 
 
 async def test_a_stream_that_goes_on_after_the_end_is_empty(stream, peers):

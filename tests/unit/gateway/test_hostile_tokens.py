@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from tests.support.waiting import await_until
 from tests.unit.gateway.peers import KEY_ID, SIGNING_KEY, USER, access_token, claims, jwk
 
 STRANGER = Ed25519PrivateKey.generate()
@@ -216,6 +217,17 @@ async def test_a_new_signing_key_is_found_and_made_up_key_ids_cause_no_storm(cli
         made_up = {"Authorization": f"Bearer {access_token(STRANGER, headers={'kid': f'made-up-{number}'})}"}
         assert (await client.get("/api/v1/node-types", headers=made_up)).status_code == 401
     assert len(peers.asked["GetJwks"]) == asked
+
+
+async def test_keys_at_hand_serve_while_auth_is_away(client, peers, gateway, monkeypatch):
+    await client.get("/api/v1/node-types")
+    monkeypatch.setattr("services.gateway.access_tokens._REFRESH_SECONDS", -1.0)
+    monkeypatch.setattr("services.gateway.access_tokens._MIN_REFRESH_SECONDS", 0.0)
+    peers.jwks = None
+    for _ in range(3):
+        fresh = {"Authorization": f"Bearer {access_token()}"}
+        assert (await client.get("/api/v1/node-types", headers=fresh)).status_code != 401
+    await await_until(lambda: len(peers.asked["GetJwks"]) > 1)
 
 
 async def test_tokens_cannot_be_judged_before_there_are_keys(client, peers):
