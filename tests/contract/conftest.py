@@ -82,3 +82,14 @@ async def settle(client: httpx.AsyncClient) -> Inhabitant:
         "api_key_id": key["id"],
     }
     return one
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give each item an id of its own.
+
+    Schemathesis names the items of a function by operation but leaves them all the function's node id, and
+    pytest-xdist, which hands out node ids, would run one of them and leave out the rest.
+    """
+    for item in items:
+        if item.parent is not None and "[" in item.name and not item.nodeid.endswith(item.name):
+            item._id = item.parent.id.child(item.name)  # pytest has no other way to set it
