@@ -21,6 +21,7 @@ from services.executor.domain.store import Overdue, StoredRun, UnstorableError
 from services.executor.engine.state import NodeState, NodeStatus, RunState, RunStatus, Usage
 from services.executor.storage import queries
 from services.executor.storage.commit import COMMIT, commit_arguments, failure_from_json
+from services.kit.errors import UnavailableError
 from services.kit.postgres import is_connection_loss, lost_connection
 
 _LOAD_RUNS = """
@@ -92,9 +93,9 @@ class PostgresRunStore:
         async with self._connection() as connection:
             try:
                 rows = await connection.fetch(COMMIT, *arguments)
-            except (asyncpg.DeadlockDetectedError, asyncpg.SerializationError):
-                # Nothing was written; the caller reads the runs again and repeats.
-                return set()
+            except (asyncpg.DeadlockDetectedError, asyncpg.SerializationError) as error:
+                # Nothing was written. An empty answer would say that new runs exist already.
+                raise UnavailableError("The runs were being changed elsewhere. Try again.", retry_after=0.1) from error
             except (
                 asyncpg.DataError,
                 asyncpg.IntegrityConstraintViolationError,
