@@ -10,17 +10,17 @@ from headrace.executor.v1.executor_service_pb2_grpc import add_ExecutorServiceSe
 
 from services.executor.domain.committer import Committer
 from services.executor.domain.jobs import Jobs
+from services.executor.domain.run_states import RunStates
 from services.executor.domain.runs import Runs
 from services.executor.domain.sweeper import Sweeper
 from services.executor.domain.versions import Versions
 from services.executor.domain.watchers import Watchers
-from services.executor.engine.graph import NodeKind
 from services.executor.handlers.registry import catalogue
 from services.executor.settings import PeerSettings, Settings
 from services.executor.storage.postgres import PostgresRunStore
 from services.executor.storage.project_tables import PostgresProjectTableStore
 from services.executor.transport.bus import Bus, StreamKeeper
-from services.executor.transport.convert import graph_from_definition
+from services.executor.transport.convert import graph_from_definition, node_kind
 from services.executor.transport.grpc import SERVICE_NAME, ExecutorServicer
 from services.executor.transport.tables_grpc import GRANT_METHODS as TABLE_GRANT_METHODS
 from services.executor.transport.tables_grpc import SERVICE_NAME as TABLES_SERVICE_NAME
@@ -45,10 +45,7 @@ async def serve(stack: AsyncExitStack) -> None:
     serve_metrics(settings.metrics_listen)
     executor_id = str(new_id())
     node_types = catalogue()
-    kinds = {
-        name: NodeKind(kind.inline, kind.queue, kind.default_timeout_seconds, kind.expression_fields)
-        for name, kind in node_types.items()
-    }
+    kinds = {name: node_kind(node_type) for name, node_type in node_types.items()}
     server = GrpcServer(
         listen=settings.listen,
         tokens=tokens,
@@ -65,8 +62,17 @@ async def serve(stack: AsyncExitStack) -> None:
     versions = Versions(store, workflows, partial(graph_from_definition, kinds=kinds))
     watchers = Watchers()
     bus = Bus(executor_id, watchers)
-    committer = Committer(store, versions, bus, lanes=settings.lanes)
-    runs = Runs(store, versions, committer, watchers.watch, bus.watch, max_run_seconds=settings.max_run_seconds)
+    run_states = RunStates(store, versions)
+    committer = Committer(store, run_states, bus, lanes=settings.lanes)
+    runs = Runs(
+        store,
+        versions,
+        run_states,
+        committer,
+        watch_here=watchers.watch,
+        watch_everywhere=bus.watch,
+        max_run_seconds=settings.max_run_seconds,
+    )
 
     add_ExecutorServiceServicer_to_server(ExecutorServicer(runs, store, node_types), server.server)
     add_table_service(server.server, PostgresProjectTableStore(engine))

@@ -15,11 +15,11 @@ from uuid import UUID
 import structlog
 from prometheus_client import Counter, Histogram
 
-from services.executor.domain.model import NewRun, RunNotFoundError, Version
-from services.executor.domain.store import RunStore, StoredRun
-from services.executor.domain.versions import Versions
+from services.executor.domain.model import NewRun, RunNotFoundError
+from services.executor.domain.run_states import RunStates
+from services.executor.domain.store import RunStore
 from services.executor.engine.decide import settle
-from services.executor.engine.state import RunState
+from services.executor.engine.state import NodeState, RunState
 from services.kit.errors import UnavailableError
 
 log = structlog.get_logger(__name__)
@@ -41,7 +41,7 @@ _CONFLICTS = Counter("headrace_executor_commit_conflicts_total", "Runs read agai
 class Announcer(Protocol):
     """Told what a commit has made true. Must not block or raise."""
 
-    def announce(self, state: RunState, ready: Sequence[int]) -> None:
+    def announce(self, state: RunState, ready: Sequence[NodeState]) -> None:
         """The run has moved; `ready` are worker nodes that wait for a worker."""
         ...
 
@@ -66,8 +66,8 @@ class RunExistsError(Exception):
 class Committer:
     """Applies transitions to runs and commits them."""
 
-    def __init__(self, store: RunStore, versions: Versions, announcer: Announcer, *, lanes: int) -> None:
-        self._lanes = [_Lane(store, versions, announcer) for _ in range(lanes)]
+    def __init__(self, store: RunStore, run_states: RunStates, announcer: Announcer, *, lanes: int) -> None:
+        self._lanes = [_Lane(store, run_states, announcer) for _ in range(lanes)]
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -107,9 +107,9 @@ class Committer:
 
 
 class _Lane:
-    def __init__(self, store: RunStore, versions: Versions, announcer: Announcer) -> None:
+    def __init__(self, store: RunStore, run_states: RunStates, announcer: Announcer) -> None:
         self._store = store
-        self._versions = versions
+        self._run_states = run_states
         self._announcer = announcer
         self._queue: deque[_Work[Any, Any]] = deque()
         self._wanted = asyncio.Event()
@@ -250,8 +250,7 @@ class _Lane:
             else:
                 missing.append(run_id)
         if missing:
-            for stored in await self._store.load(missing):
-                states[stored.run_id] = _restored(stored, await self._versions.get(stored.version_id))
+            states |= await self._run_states.load(missing)
         return states, cached_ids
 
     def _repeat(self, works: list[_Work[Any, Any]]) -> None:
@@ -303,26 +302,3 @@ def _log_failure(future: "asyncio.Future[None]") -> None:
     """The sweep finds the run again; here the reason is only noted."""
     if not future.cancelled() and (error := future.exception()):
         log.warning("continuation_failed", error=repr(error))
-
-
-def _restored(stored: StoredRun, version: Version) -> RunState:
-    state = RunState(
-        run_id=stored.run_id,
-        project_id=stored.project_id,
-        workflow_id=str(version.workflow_id),
-        version_id=str(stored.version_id),
-        version_number=version.number,
-        graph=version.graph,
-        input=stored.input,
-        version=stored.version,
-        status=stored.status,
-        sequence=stored.sequence,
-        output=stored.output,
-        error=stored.error,
-        usage=stored.usage,
-        traceparent=stored.traceparent,
-    )
-    for key, node in stored.nodes.items():
-        state.nodes[version.graph.index[key]] = node
-    state.restore()
-    return state

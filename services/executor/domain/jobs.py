@@ -11,8 +11,9 @@ from services.executor.domain.committer import Committer
 from services.executor.domain.model import NodeRef, RunNotFoundError
 from services.executor.domain.store import RunStore, UnstorableError
 from services.executor.engine import decide
+from services.executor.engine.containers import effect_path
 from services.executor.engine.decide import Verdict
-from services.executor.engine.state import Failure, NodeStatus, RunState, Usage
+from services.executor.engine.state import Failure, NodeState, NodeStatus, RunState, Usage
 from services.executor.engine.variables import referenced_nodes, variables_json
 from services.kit.errors import UnavailableError
 from services.kit.expressions import ExpressionError
@@ -116,17 +117,18 @@ class Jobs:
 
     def _claim(self, worker_id: str, ref: NodeRef, claim_id: str) -> "asyncio.Future[Job | None]":
         def apply(state: RunState) -> Verdict:
-            position = state.graph.index.get(ref.node_key)
-            if position is None or state.is_terminal:
+            node = state.find(ref.item_path, ref.node_key)
+            if node is None or state.is_terminal:
                 return Verdict.STALE
-            _, refusal = _size(state, position)
+            _, refusal = _size(node)
             if refusal is not None:
-                decide.refuse(state, position, refusal)
+                decide.refuse(state, node, refusal)
                 return Verdict.STALE
-            return decide.claim(state, position, worker=worker_id, claim_id=claim_id)
+            return decide.claim(state, node, worker=worker_id, claim_id=claim_id)
 
         def answer(state: RunState, verdict: Verdict) -> Job | None:
-            return None if verdict is Verdict.STALE else make_job(state, state.graph.index[ref.node_key])
+            node = state.find(ref.item_path, ref.node_key)
+            return None if node is None or verdict is Verdict.STALE else make_job(state, node)
 
         return self._committer.submit(ref.run_id, apply, answer)
 
@@ -166,12 +168,13 @@ class Jobs:
     ) -> "asyncio.Future[Reported]":
         successor_claim = f"{report.ref.node_key}/{report.ref.item_path}/{report.epoch}"
 
-        def apply(state: RunState) -> tuple[Verdict, list[int]]:
-            position = state.graph.index.get(report.ref.node_key)
-            if position is None or state.is_terminal:
-                return _verdict_of_ended(state, position, report.epoch), []
+        def apply(state: RunState) -> tuple[Verdict, list[NodeState]]:
+            node = state.find(report.ref.item_path, report.ref.node_key)
+            if state.is_terminal:
+                return _verdict_of_ended(node, report.epoch), []
             before = len(state.ready)
-            verdict = _record(state, position, report)
+            # A node that cannot be found has been recorded: its scope has ended, and with it what it held is dropped.
+            verdict = Verdict.REPEATED if node is None else _record(state, node, report)
             if verdict is Verdict.REPEATED:
                 return verdict, _claimed_by(state, worker_id, successor_claim)
             if isinstance(report.outcome, Release):
@@ -180,9 +183,9 @@ class Jobs:
                 state, before, worker_id, claim_id=successor_claim, free_slots=free_slots, queues=queues
             )
 
-        def answer(state: RunState, result: tuple[Verdict, list[int]]) -> Reported:
+        def answer(state: RunState, result: tuple[Verdict, list[NodeState]]) -> Reported:
             verdict, successors = result
-            return Reported(verdict, [make_job(state, position) for position in successors])
+            return Reported(verdict, [make_job(state, node) for node in successors])
 
         return self._committer.submit(report.ref.run_id, apply, answer)
 
@@ -194,19 +197,19 @@ class Jobs:
         return await self._store.revoked(worker_id, held) if held else []
 
 
-def _record(state: RunState, position: int, report: Report) -> Verdict:
-    verdict = _decide(state, position, report)
+def _record(state: RunState, node: NodeState, report: Report) -> Verdict:
+    verdict = _decide(state, node, report)
     if verdict is Verdict.ACCEPTED:
-        state.nodes[position].handler_seconds = report.handler_seconds
+        node.handler_seconds = report.handler_seconds
     return verdict
 
 
-def _decide(state: RunState, position: int, report: Report) -> Verdict:
+def _decide(state: RunState, node: NodeState, report: Report) -> Verdict:
     outcome = report.outcome
     if isinstance(outcome, Success):
         return decide.report_success(
             state,
-            position,
+            node,
             report.epoch,
             output=outcome.output,
             port=outcome.port,
@@ -216,58 +219,59 @@ def _decide(state: RunState, position: int, report: Report) -> Verdict:
     if isinstance(outcome, AttemptFailure):
         return decide.report_failure(
             state,
-            position,
+            node,
             report.epoch,
             outcome.failure,
             retry_after=outcome.retry_after,
             shown_input=report.shown_input,
         )
-    return decide.release(state, position, report.epoch)
+    return decide.release(state, node, report.epoch)
 
 
-def _verdict_of_ended(state: RunState, position: int | None, epoch: int) -> Verdict:
-    """A report for a run that has ended: recorded before, if the node is at the report's epoch."""
-    if position is not None and state.nodes[position].epoch == epoch:
-        return Verdict.REPEATED
-    return Verdict.STALE
+def _verdict_of_ended(node: NodeState | None, epoch: int) -> Verdict:
+    """A report for a run that has ended: recorded before, if the node is at the report's epoch or its scope is over."""
+    return Verdict.REPEATED if node is None or node.epoch == epoch else Verdict.STALE
 
 
-def _claimed_by(state: RunState, worker_id: str, claim_id: str) -> list[int]:
+def _claimed_by(state: RunState, worker_id: str, claim_id: str) -> list[NodeState]:
     return [
-        position
-        for position, node in enumerate(state.nodes)
+        node
+        for node in state.open_nodes()
         if node.status is NodeStatus.RUNNING and node.worker == worker_id and node.claim_id == claim_id
     ]
 
 
 def _claim_successors(
     state: RunState, before: int, worker_id: str, *, claim_id: str, free_slots: int, queues: frozenset[str]
-) -> list[int]:
+) -> list[NodeState]:
     """Claim what this report has made ready, as far as the worker can take it; the rest is left to be published."""
-    taken: list[int] = []
+    taken: list[NodeState] = []
+    left: list[NodeState] = []
     free_bytes = MAX_JOB_BYTES
-    for position in state.ready[before:]:
-        kind = state.graph.nodes[position].kind
+    for node in state.ready[before:]:
+        kind = node.spec.kind
         if len(taken) < free_slots and kind is not None and kind.queue in queues:
-            size, refusal = _size(state, position)
+            size, refusal = _size(node)
             if refusal is None and size <= free_bytes:
                 free_bytes -= size
-                decide.claim(state, position, worker=worker_id, claim_id=claim_id)
-                taken.append(position)
-    state.ready = [position for position in state.ready if position not in taken]
+                decide.claim(state, node, worker=worker_id, claim_id=claim_id)
+                taken.append(node)
+                continue
+        left.append(node)
+    state.ready[before:] = left
     return taken
 
 
-def _size(state: RunState, position: int) -> tuple[int, Failure | None]:
+def _size(node: NodeState) -> tuple[int, Failure | None]:
     """Bytes of a node execution's job, about; and why it cannot be one, if it cannot."""
-    spec = state.graph.nodes[position]
+    spec, scope = node.spec, node.scope
     try:
         references = spec.references
     except (ExpressionError, TemplateErrors) as error:
         return 0, Failure("INVALID_CONFIG", f"Node {spec.key!r}: {error}", spec.key)
-    size = len(spec.config) + (len(state.input) if "input" in references.names else 0)
+    size = len(spec.config) + (len(scope.input_json()) if "input" in references.names else 0)
     if "nodes" in references.names:
-        size += sum(len(state.nodes[other].output or b"") for other in referenced_nodes(state, references))
+        size += sum(len(other.output or b"") for other in referenced_nodes(scope, references))
     if size <= MAX_JOB_BYTES:
         return size, None
     message = (
@@ -277,11 +281,11 @@ def _size(state: RunState, position: int) -> tuple[int, Failure | None]:
     return size, Failure("JOB_TOO_LARGE", message, spec.key)
 
 
-def make_job(state: RunState, position: int) -> Job:
+def make_job(state: RunState, node: NodeState) -> Job:
     """The job for a claimed node execution."""
-    node, spec = state.nodes[position], state.graph.nodes[position]
+    spec = node.spec
     return Job(
-        ref=NodeRef(state.run_id, spec.key),
+        ref=NodeRef(state.run_id, spec.key, node.path),
         epoch=node.epoch,
         attempt=node.failures + 1,
         project_id=state.project_id,
@@ -289,9 +293,9 @@ def make_job(state: RunState, position: int) -> Job:
         version_id=state.version_id,
         type=spec.type,
         config=spec.config,
-        variables=variables_json(state, spec.references),
+        variables=variables_json(state, node.scope, spec.references),
         timeout_seconds=spec.timeout_seconds,
-        idempotency_key=str(idempotency_key(state.run_id, spec.key, "")),
+        idempotency_key=str(idempotency_key(state.run_id, spec.key, effect_path(node.path))),
         traceparent=state.traceparent,
     )
 

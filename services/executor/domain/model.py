@@ -1,12 +1,13 @@
 """What the executor's use cases speak of."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
 from services.executor.engine.graph import Graph
 from services.executor.engine.state import Failure, NodeStatus, RunStatus, Usage
-from services.kit.errors import InvalidArgumentError, NotFoundError
+from services.kit.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 
 
 class RunNotFoundError(NotFoundError):
@@ -22,6 +23,30 @@ class InputTooLargeError(InvalidArgumentError):
     """A run's input is over the limit."""
 
     reason = "INPUT_TOO_LARGE"
+
+
+class RunNotEndedError(FailedPreconditionError):
+    """What is asked for needs a run that has ended."""
+
+    reason = "RUN_NOT_ENDED"
+
+    def __init__(self, run_id: object) -> None:
+        super().__init__(f"The run {run_id} has not ended. Wait for it, or cancel it first.")
+
+
+class EffectsWouldRepeatError(FailedPreconditionError):
+    """Going again over a run would repeat effects that have happened or may have."""
+
+    reason = "EFFECTS_WOULD_REPEAT"
+
+    def __init__(self, places: Sequence[tuple[str, str]]) -> None:
+        names = [f"{path}/{key}" if path else key for path, key in places]
+        shown = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+        super().__init__(
+            f"These node executions have acted on the outside and would again: {shown}. Repeat with `confirm`, or give "
+            "their outputs in `overrides`.",
+            metadata={"node_executions": ",".join(names[:200])},
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +83,26 @@ class VersionSelector:
 
 
 @dataclass(frozen=True, slots=True)
+class RerunAsk:
+    """How to go again over a run. Places are (item path, node key)."""
+
+    start: tuple[str, str] | None
+    """None = from what did not succeed."""
+    overrides: dict[tuple[str, str], bytes]
+    """JSON outputs in place of running these nodes."""
+    input_json: bytes | None
+    """None = the input of the earlier run."""
+    selector: VersionSelector | None
+    """None = the version of the earlier run."""
+    confirm: bool
+    """Effects may be repeated."""
+
+    def content(self) -> str:
+        """What tells one request from another."""
+        return repr((self.start, sorted(self.overrides.items()), self.input_json, self.selector, self.confirm))
+
+
+@dataclass(frozen=True, slots=True)
 class RunView:
     """A run as people see it. Times are UTC; `input` and `output` are JSON text, None when absent or left out."""
 
@@ -77,6 +122,7 @@ class RunView:
     finished_at: datetime | None
     sequence: int = 0
     request_hash: bytes | None = None
+    rerun_of: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,3 +178,6 @@ class NewRun:
     request_hash: bytes | None
     started_by: UUID | None
     timeout_seconds: int
+    rerun_of: UUID | None = None
+    rerun: bytes | None = None
+    """JSON of how it goes again over `rerun_of`."""

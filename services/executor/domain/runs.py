@@ -1,26 +1,32 @@
 """What people do with runs: start, wait, read, follow, cancel."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from uuid import UUID
 
+import orjson
+
 from services.executor.domain.committer import Committer, RunExistsError
 from services.executor.domain.model import (
+    EffectsWouldRepeatError,
     EventView,
     InputTooLargeError,
     NewRun,
+    RerunAsk,
+    RunNotEndedError,
     RunNotFoundError,
     RunView,
     Version,
     VersionSelector,
 )
+from services.executor.domain.run_states import Earlier, RunStates
 from services.executor.domain.store import RunStore
 from services.executor.domain.versions import Versions
 from services.executor.domain.watchers import Token, Watch
-from services.executor.engine import decide
-from services.executor.engine.state import RUN_TERMINAL, RunState
-from services.kit.errors import DomainError
+from services.executor.engine import decide, rerun
+from services.executor.engine.state import RUN_TERMINAL, Linked, NodeRow, RunState
+from services.kit.errors import DomainError, InvalidArgumentError, Violation
 from services.kit.ids import id_for_create, request_hash, require_same_request
 
 MAX_INPUT_BYTES = 1024 * 1024
@@ -43,14 +49,16 @@ class Runs:
         self,
         store: RunStore,
         versions: Versions,
+        run_states: RunStates,
         committer: Committer,
+        *,
         watch_here: WatchHere,
         watch_everywhere: WatchEverywhere,
-        *,
         max_run_seconds: int,
     ) -> None:
         self._store = store
         self._versions = versions
+        self._run_states = run_states
         self._committer = committer
         self._watch_here = watch_here
         self._watch_everywhere = watch_everywhere
@@ -73,15 +81,12 @@ class Runs:
         With a `request_id` the run is accepted once however often this is called; with other content under the same id
         it raises IdempotencyKeyReusedError. Raises InputTooLargeError, and what the workflows service raises.
         """
-        if len(input_json) > MAX_INPUT_BYTES:
-            raise InputTooLargeError(
-                f"The input has {len(input_json)} bytes; the limit is {MAX_INPUT_BYTES}. "
-                "Store large data and pass its address."
-            )
+        _check_input(input_json)
         content = request_hash(str(workflow_id), repr(selector), input_json)
         run_id = id_for_create(project_id, "run", request_id)
         try:
             version = await self._versions.resolve(project_id, workflow_id, selector)
+            links = await self._versions.links(version)
         except DomainError:
             # The workflow may be gone or broken by now: what was accepted before is still the answer to a repetition.
             present = await self._find(project_id, run_id) if request_id else None
@@ -89,26 +94,84 @@ class Runs:
                 raise
             require_same_request(present.request_hash, content)
             return present
-        timeout = min(version.graph.timeout or self._max_run_seconds, self._max_run_seconds)
         new = NewRun(
             workflow_name=version.workflow_name,
             request_hash=content if request_id else None,
             started_by=started_by,
-            timeout_seconds=max(1, round(timeout)),
+            timeout_seconds=self._timeout(version),
         )
 
         def make() -> RunState:
-            return _new_state(run_id, version, input_json, traceparent)
+            return _new_state(run_id, version, input_json, traceparent, links=links)
 
         with self._watch_here(run_id) as watch:
-            try:
-                await self._committer.submit_new(run_id, new, make, decide.start, lambda _, __: None)
-            except RunExistsError:
-                present = await self._store.get_run(project_id, run_id)
-                require_same_request(present.request_hash, content)
+            await self._accept(project_id, run_id, new, make, content)
             if wait_seconds > 0:
                 return await self._wait(project_id, run_id, watch, wait_seconds)
         return await self._store.get_run(project_id, run_id)
+
+    async def rerun(
+        self,
+        project_id: UUID,
+        run_id: UUID,
+        ask: RerunAsk,
+        *,
+        request_id: str,
+        started_by: UUID | None,
+        traceparent: str,
+    ) -> RunView:
+        """Accept a run that goes again over one that has ended, and return it, committed.
+
+        Raises RunNotFoundError, RunNotEndedError, InvalidArgumentError for places that are not there,
+        EffectsWouldRepeatError with each effect that would happen again unless `ask.confirm`, and what `start` raises.
+        """
+        before = await self._store.get_run(project_id, run_id)
+        content = request_hash("rerun", str(run_id), ask.content())
+        new_id = id_for_create(project_id, "run", request_id)
+        present = await self._find(project_id, new_id) if request_id else None
+        if present is not None:
+            require_same_request(present.request_hash, content)
+            return present
+        if before.status not in RUN_TERMINAL:
+            raise RunNotEndedError(run_id)
+        earlier = await self._run_states.earlier(run_id)
+        version, links = earlier.version, dict(earlier.links)
+        if ask.selector is not None:
+            version = await self._versions.resolve(project_id, before.workflow_id, ask.selector)
+            links = await self._versions.links(version)
+        input_json = earlier.run.input if ask.input_json is None else ask.input_json
+        _check_input(input_json)
+        again = rerun.Again(ask.start, ask.overrides, input_changed=input_json != earlier.run.input)
+        _check_places(again, earlier, version)
+        plan = earlier.plan(version, links, again)
+        if plan.repeated and not ask.confirm:
+            raise EffectsWouldRepeatError(plan.repeated)
+        new = NewRun(
+            workflow_name=version.workflow_name,
+            request_hash=content if request_id else None,
+            started_by=started_by,
+            timeout_seconds=self._timeout(version),
+            rerun_of=run_id,
+            rerun=orjson.dumps(again.as_json()),
+        )
+
+        def make() -> RunState:
+            return _new_state(new_id, version, input_json, traceparent, links=links, recorded=plan.recorded)
+
+        await self._accept(project_id, new_id, new, make, content)
+        return await self._store.get_run(project_id, new_id)
+
+    def _timeout(self, version: Version) -> int:
+        return max(1, round(min(version.graph.timeout or self._max_run_seconds, self._max_run_seconds)))
+
+    async def _accept(
+        self, project_id: UUID, run_id: UUID, new: NewRun, make: Callable[[], RunState], content: bytes
+    ) -> None:
+        try:
+            await self._committer.submit_new(run_id, new, make, decide.start, lambda _, __: None)
+        except RunExistsError:
+            present = await self._store.get_run(project_id, run_id)
+            require_same_request(present.request_hash, content)
 
     async def _find(self, project_id: UUID, run_id: UUID) -> RunView | None:
         try:
@@ -176,7 +239,33 @@ class Runs:
                     await _signalled(watch, _POLL_SECONDS)
 
 
-def _new_state(run_id: UUID, version: Version, input_json: bytes, traceparent: str) -> RunState:
+def _check_input(input_json: bytes) -> None:
+    if len(input_json) > MAX_INPUT_BYTES:
+        raise InputTooLargeError(
+            f"The input has {len(input_json)} bytes; the limit is {MAX_INPUT_BYTES}. "
+            "Store large data and pass its address."
+        )
+
+
+def _check_places(again: rerun.Again, earlier: Earlier, version: Version) -> None:
+    """Refuse places that neither the earlier run nor the version to run has: they would be ignored."""
+    for place in [*([again.start] if again.start else []), *again.overrides]:
+        path, key = place
+        if key not in earlier.run.nodes.get(path, {}) and (path or key not in version.graph.index):
+            name = f"{path}/{key}" if path else key
+            message = f"The run has no node execution {name!r}."
+            raise InvalidArgumentError(message, violations=(Violation("UNKNOWN_NODE", message, "from_node"),))
+
+
+def _new_state(
+    run_id: UUID,
+    version: Version,
+    input_json: bytes,
+    traceparent: str,
+    *,
+    links: Mapping[str, Linked],
+    recorded: Mapping[rerun.Place, NodeRow] | None = None,
+) -> RunState:
     return RunState(
         run_id=run_id,
         project_id=str(version.project_id),
@@ -185,6 +274,8 @@ def _new_state(run_id: UUID, version: Version, input_json: bytes, traceparent: s
         version_number=version.number,
         graph=version.graph,
         input=input_json,
+        links=links,
+        recorded=recorded or {},
         traceparent=traceparent,
     )
 

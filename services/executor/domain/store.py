@@ -14,7 +14,7 @@ from services.executor.domain.model import (
     RunView,
     Version,
 )
-from services.executor.engine.state import Failure, NodeState, RunState, RunStatus, Usage
+from services.executor.engine.state import Failure, NodeRow, RunState, RunStatus, Usage
 
 
 class UnstorableError(Exception):
@@ -23,7 +23,7 @@ class UnstorableError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class StoredRun:
-    """A run's rows, to make its state from. `nodes` holds what has a row, by key."""
+    """A run's rows, to make its state from."""
 
     run_id: UUID
     project_id: str
@@ -36,7 +36,13 @@ class StoredRun:
     error: Failure | None
     usage: Usage
     traceparent: str
-    nodes: dict[str, NodeState]
+    links: dict[str, UUID]
+    """Versions of sub-workflows by link name."""
+    rerun_of: UUID | None
+    rerun: bytes | None
+    """JSON of how it goes again over `rerun_of`."""
+    nodes: dict[str, dict[str, NodeRow]]
+    """What has a row, by item path and key."""
 
 
 @dataclass(frozen=True, slots=True)

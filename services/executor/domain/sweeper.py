@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 from typing import Protocol
+from uuid import UUID
 
 import structlog
 from prometheus_client import Counter
@@ -16,7 +17,7 @@ from services.executor.domain.model import NodeRef
 from services.executor.domain.store import RunStore
 from services.executor.engine import decide
 from services.executor.engine.decide import Verdict
-from services.executor.engine.state import RunState
+from services.executor.engine.state import NodeState, RunState
 from services.kit.errors import DomainError
 
 log = structlog.get_logger(__name__)
@@ -104,14 +105,13 @@ class Sweeper:
             self._correct("timer", ref, partial(_at_epoch, decide.wake, epoch)) for ref, epoch in overdue.waiting
         ]
         for run_id, limit in overdue.runs:
-            ref = NodeRef(run_id, "")
-            futures.append(self._correct("run_timeout", ref, partial(_time_out_run, limit)))
+            futures.append(self._correct_run("run_timeout", run_id, partial(decide.time_out_run, limit=limit)))
         for ref, queue in await self._store.republish(BATCH) if self._bus.is_connected else ():
             _SWEPT.labels("republished").inc()
             if queue:
                 self._bus.publish(ref, queue)
             else:
-                futures.append(self._correct("inline", ref, _settle))
+                futures.append(self._correct_run("inline", ref.run_id, _settle))
         failures = [
             result
             for result in await asyncio.gather(*futures, return_exceptions=True)
@@ -122,29 +122,33 @@ class Sweeper:
         return not failures
 
     def _correct(
-        self, kind: str, ref: NodeRef, transition: Callable[[RunState, int], Verdict | None]
+        self, kind: str, ref: NodeRef, transition: Callable[[RunState, NodeState], Verdict]
     ) -> "asyncio.Future[None]":
-        def apply(state: RunState) -> Verdict | None:
-            if state.is_terminal:
-                return Verdict.STALE
-            return transition(state, state.graph.index.get(ref.node_key, -1))
+        def apply(state: RunState) -> Verdict:
+            node = state.find(ref.item_path, ref.node_key)
+            return Verdict.STALE if node is None or state.is_terminal else transition(state, node)
 
-        def answer(_: RunState, verdict: Verdict | None) -> None:
-            if verdict is Verdict.ACCEPTED:
-                _SWEPT.labels(kind).inc()
+        return self._committer.submit(ref.run_id, apply, partial(_count, kind))
 
-        return self._committer.submit(ref.run_id, apply, answer)
+    def _correct_run(
+        self, kind: str, run_id: UUID, transition: Callable[[RunState], Verdict]
+    ) -> "asyncio.Future[None]":
+        return self._committer.submit(run_id, transition, partial(_count, kind))
+
+
+def _count(kind: str, _: RunState, verdict: Verdict) -> None:
+    if verdict is Verdict.ACCEPTED:
+        _SWEPT.labels(kind).inc()
 
 
 def _at_epoch(
-    transition: Callable[[RunState, int, int], Verdict], epoch: int, state: RunState, position: int
+    transition: Callable[[RunState, NodeState, int], Verdict], epoch: int, state: RunState, node: NodeState
 ) -> Verdict:
-    return transition(state, position, epoch)
+    return transition(state, node, epoch)
 
 
-def _time_out_run(limit: int, state: RunState, _: int) -> Verdict:
-    return decide.time_out_run(state, limit)
-
-
-def _settle(state: RunState, _: int) -> None:
+def _settle(state: RunState) -> Verdict:
+    if state.is_terminal:
+        return Verdict.STALE
     decide.settle(state)
+    return Verdict.ACCEPTED

@@ -10,8 +10,11 @@ from uuid import UUID
 from services.executor.domain.model import Version, VersionSelector
 from services.executor.domain.store import RunStore
 from services.executor.engine.graph import Graph
-from services.kit.errors import NotFoundError
+from services.executor.engine.state import Linked
+from services.kit.errors import FailedPreconditionError, NotFoundError
 
+MAX_LINKS = 100
+"""Versions that one run may call as sub-workflows."""
 _CACHE_NODES = 500_000
 """Nodes of all cached graphs together; about 1 KB each."""
 
@@ -30,6 +33,10 @@ class ResolvedVersion:
 
 class Workflows(Protocol):
     """The workflows service."""
+
+    async def find(self, project_id: UUID, name: str) -> UUID:
+        """The id of the workflow with that name. Raises its error when there is none."""
+        ...
 
     async def resolve(
         self, project_id: UUID, workflow_id: UUID, selector: VersionSelector, known: list[UUID]
@@ -56,6 +63,39 @@ class Versions:
         if version is None:
             version = await self._adopt(resolved)
         return version
+
+    async def links(self, version: Version) -> dict[str, Linked]:
+        """The versions that sub-workflows of this one call now, and those that they call in turn.
+
+        Raises FailedPreconditionError for one that is not there or not published.
+        """
+        found: dict[str, Linked] = {}
+        pending = [version.graph]
+        for graph in pending:  # grows while it is walked
+            for name, (workflow, number) in graph.links.items():
+                if name in found:
+                    continue
+                if len(found) == MAX_LINKS:
+                    message = (
+                        f"The workflow calls more than {MAX_LINKS} different sub-workflows, directly or through others."
+                    )
+                    raise FailedPreconditionError(message, reason="TOO_MANY_SUB_WORKFLOWS")
+                linked = await self._called(version.project_id, workflow, number)
+                found[name] = Linked(linked.id, linked.graph)
+                pending.append(linked.graph)
+        return found
+
+    async def _called(self, project_id: UUID, workflow: str, number: int | None) -> Version:
+        selector = VersionSelector(number=number, latest=number is None)
+        try:
+            try:
+                workflow_id = UUID(workflow)
+            except ValueError:
+                workflow_id = await self._workflows.find(project_id, workflow)
+            return await self.resolve(project_id, workflow_id, selector)
+        except NotFoundError as error:
+            message = f"The sub-workflow {workflow!r} cannot be called: {error.message}"
+            raise FailedPreconditionError(message, reason="SUB_WORKFLOW_NOT_FOUND") from error
 
     async def get(self, version_id: UUID) -> Version:
         """A version that some run uses. Raises NotFoundError for one that was never stored."""

@@ -7,24 +7,31 @@ taken in the order of the definition. The rules for joins:
     an incoming edge is undecided       the node waits                (`join: any`: unless another one is live)
     all decided, at least one live      the node runs
     all decided, none live              the node is skipped, and so are the edges that leave it
+
+A container node (`map`, `loop`, `sub_workflow`) runs while its scopes do; each scope is a graph under the same rules,
+and what ends a run ends a scope: no open node, or a failure that nothing takes.
 """
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable
+from dataclasses import replace
 from enum import Enum, auto
 from typing import Any
 
 import orjson
 
+from services.executor.engine import containers
 from services.executor.engine.graph import ERROR, OUT, RetryPolicy
 from services.executor.engine.inline import Done, Outcome, Wait, evaluate
 from services.executor.engine.state import (
     NODE_TERMINAL,
     Failure,
+    NodeRow,
     NodeState,
     NodeStatus,
     RunState,
     RunStatus,
+    Scope,
     Usage,
     edge_is_live,
 )
@@ -33,7 +40,7 @@ from services.kit.expressions import ExpressionError, compile_expression
 MAX_CLAIMS = 5
 """Claims without a result after which a node is parked: it kills its workers."""
 INLINE_BUDGET = 200
-"""Inline nodes evaluated in one transition; the rest follow in the next, so that no run holds up the others."""
+"""Inline nodes and steps of containers in one transition; the rest follow in the next: no run holds up the others."""
 MAX_EVENT_OUTPUT_BYTES = 4096
 """Larger outputs are left out of events; the node execution has them."""
 
@@ -51,133 +58,129 @@ class Verdict(Enum):
 def start(state: RunState) -> None:
     """Begin a new run."""
     state.emit("run.started")
-    for position in state.graph.entries:
-        _make_ready(state, position)
+    _begin_scope(state, state.root)
     settle(state)
 
 
-def claim(state: RunState, position: int, *, worker: str, claim_id: str) -> Verdict:
+def claim(state: RunState, node: NodeState, *, worker: str, claim_id: str) -> Verdict:
     """Give a ready node execution to a worker, under a new epoch."""
-    node = state.nodes[position]
     if node.status is NodeStatus.RUNNING and node.claim_id == claim_id and node.worker == worker:
         return Verdict.REPEATED
-    if node.status is not NodeStatus.READY or _is_inline(state, position):
+    if node.status is not NodeStatus.READY or not _is_for_workers(state, node):
         return Verdict.STALE
     node.status = NodeStatus.RUNNING
     node.epoch += 1
     node.claims += 1
     node.worker, node.claim_id = worker, claim_id
-    node.due_in = state.graph.nodes[position].timeout_seconds
-    _touch(state, position)
-    state.emit("node.started", position, attempt=node.failures + 1, worker=worker)
+    node.due_in = node.spec.timeout_seconds
+    _touch(state, node)
+    state.emit("node.started", node, attempt=node.failures + 1, worker=worker)
     state.status = RunStatus.RUNNING
     return Verdict.ACCEPTED
 
 
-def refuse(state: RunState, position: int, failure: Failure) -> Verdict:
+def refuse(state: RunState, node: NodeState, failure: Failure) -> Verdict:
     """End a ready node execution of which no job can be made."""
-    if state.nodes[position].status is not NodeStatus.READY or _is_inline(state, position):
+    if node.status is not NodeStatus.READY or not _is_for_workers(state, node):
         return Verdict.STALE
-    _fail_for_good(state, position, failure)
+    _fail_for_good(state, node, failure)
     settle(state)
     return Verdict.ACCEPTED
 
 
 def report_success(
-    state: RunState, position: int, epoch: int, *, output: bytes, port: str, usage: Usage, shown_input: bytes | None
+    state: RunState, node: NodeState, epoch: int, *, output: bytes, port: str, usage: Usage, shown_input: bytes | None
 ) -> Verdict:
     """Record a worker's result."""
-    verdict = _reported(state, position, epoch)
+    verdict = _reported(node, epoch)
     if verdict is Verdict.ACCEPTED:
-        node = state.nodes[position]
         node.input = shown_input
         node.usage = usage
         state.usage += usage
-        _finish(state, position, NodeStatus.SUCCEEDED, output=output, port=port or OUT)
+        _finish(state, node, NodeStatus.SUCCEEDED, output=output, port=port or OUT)
         settle(state)
     return verdict
 
 
 def report_failure(
     state: RunState,
-    position: int,
+    node: NodeState,
     epoch: int,
     failure: Failure,
     *,
     retry_after: float | None = None,
     shown_input: bytes | None = None,
 ) -> Verdict:
-    """Record a failed attempt: retry, take the error port, continue, or fail the run."""
-    verdict = _reported(state, position, epoch)
+    """Record a failed attempt: retry, take the error port, continue, or fail what it is in."""
+    verdict = _reported(node, epoch)
     if verdict is Verdict.ACCEPTED:
         if shown_input is not None:
-            state.nodes[position].input = shown_input
-        _fail_attempt(state, position, failure, retry_after)
+            node.input = shown_input
+        _fail_attempt(state, node, failure, retry_after)
         settle(state)
     return verdict
 
 
-def release(state: RunState, position: int, epoch: int) -> Verdict:
+def release(state: RunState, node: NodeState, epoch: int) -> Verdict:
     """Take back a job that its worker did not run; it costs no attempt."""
-    verdict = _reported(state, position, epoch)
+    verdict = _reported(node, epoch)
     if verdict is Verdict.ACCEPTED:
-        state.nodes[position].claims -= 1
-        _take_away(state, position)
+        node.claims -= 1
+        _take_away(state, node)
     return verdict
 
 
-def lose_worker(state: RunState, position: int, epoch: int) -> Verdict:
+def lose_worker(state: RunState, node: NodeState, epoch: int) -> Verdict:
     """Take a job away from a worker whose lease has ended, or park it when it has cost too many workers."""
-    verdict = _reported(state, position, epoch)
+    verdict = _reported(node, epoch)
     if verdict is Verdict.ACCEPTED:
-        node = state.nodes[position]
         if node.claims < MAX_CLAIMS:
-            _take_away(state, position)
+            _take_away(state, node)
         else:
             node.epoch += 1
-            key = state.graph.nodes[position].key
+            key = node.spec.key
             message = (
                 f"Node {key!r} was given to {MAX_CLAIMS} workers and each was gone before it had a result. "
                 "It probably kills them, by its memory or by crashing: see the workers' logs."
             )
-            _fail_for_good(state, position, Failure("WORKER_LOST", message, key))
+            _fail_for_good(state, node, Failure("WORKER_LOST", message, key, item_path=node.path))
             settle(state)
     return verdict
 
 
-def time_out_node(state: RunState, position: int, epoch: int) -> Verdict:
-    """End an attempt whose worker is alive but has not kept to the node's time-out."""
-    verdict = _reported(state, position, epoch)
-    if verdict is Verdict.ACCEPTED:
-        state.nodes[position].epoch += 1
-        _fail_attempt(state, position, node_timeout_failure(state, position), None)
-        settle(state)
-    return verdict
+def time_out_node(state: RunState, node: NodeState, epoch: int) -> Verdict:
+    """End an attempt that has not kept to the node's time-out, though its worker is alive, or it is a container."""
+    if node.epoch != epoch or node.status is not NodeStatus.RUNNING:
+        return Verdict.STALE
+    node.epoch += 1
+    _let_go(state, node)
+    _fail_attempt(state, node, node_timeout_failure(node), None)
+    settle(state)
+    return Verdict.ACCEPTED
 
 
-def node_timeout_failure(state: RunState, position: int) -> Failure:
+def node_timeout_failure(node: NodeState) -> Failure:
     """What an attempt that ran out of time fails with."""
-    node = state.graph.nodes[position]
+    key = node.spec.key
     message = (
-        f"Node {node.key!r} did not finish within its time-out of {node.timeout_seconds:g} s. "
+        f"Node {key!r} did not finish within its time-out of {node.spec.timeout_seconds:g} s. "
         "Raise `timeout_seconds` of the node, or make it do less."
     )
-    return Failure("TIMEOUT", message, node.key, retryable=True)
+    return Failure("TIMEOUT", message, key, retryable=True, item_path=node.path)
 
 
-def wake(state: RunState, position: int, epoch: int) -> Verdict:
+def wake(state: RunState, node: NodeState, epoch: int) -> Verdict:
     """Go on after a timer: a delay is over, or the wait before another attempt."""
-    node = state.nodes[position]
     if node.status is not NodeStatus.WAITING or node.epoch != epoch:
         return Verdict.STALE
     state.active_nodes += 1
-    if _is_inline(state, position) and node.error is None:
-        _finish(state, position, NodeStatus.SUCCEEDED, output=b"{}", port=OUT)
+    if node.is_inline and node.error is None:
+        _finish(state, node, NodeStatus.SUCCEEDED, output=b"{}", port=OUT)
     else:
         node.status = NodeStatus.READY
         node.due_in = node.due_at = None
-        (state.inline if _is_inline(state, position) else state.ready).append(position)
-        _touch(state, position)
+        _queue(state, node)
+        _touch(state, node)
     settle(state)
     return Verdict.ACCEPTED
 
@@ -200,115 +203,210 @@ def time_out_run(state: RunState, limit: float) -> Verdict:
 
 
 def settle(state: RunState) -> None:
-    """Evaluate inline nodes, end the run when nothing is left, and say whether it runs or waits.
+    """Evaluate inline nodes, take containers further, end the run when nothing is left, say if it runs or waits.
 
-    Stops after INLINE_BUDGET nodes; `state.inline` then holds what another call has to go on with.
+    Stops after INLINE_BUDGET steps; `state.inline` then holds what another call has to go on with.
     """
     budget = INLINE_BUDGET
     while state.inline and budget and not state.is_terminal:
         budget -= 1
-        _apply(state, state.inline.pop(0))
+        node = state.inline.popleft()
+        if node.status is NodeStatus.READY:
+            _evaluate(state, node)
+        elif node.status is NodeStatus.RUNNING:
+            _continue_container(state, node)
     if state.is_terminal:
         state.inline.clear()
-    elif state.open_nodes == 0:
+    elif state.root.open_nodes == 0:
         _end(state, RunStatus.SUCCEEDED)
     else:
-        state.status = RunStatus.RUNNING if state.active_nodes else RunStatus.WAITING
+        state.status = RunStatus.RUNNING if state.active_nodes or state.inline else RunStatus.WAITING
 
 
-def _apply(state: RunState, position: int) -> None:
-    node = state.graph.nodes[position]
+def _evaluate(state: RunState, node: NodeState) -> None:
+    recorded = _recorded(state, node)
+    if recorded is not None:
+        node.error = recorded.error
+        _finish(state, node, recorded.status, output=recorded.output, port=recorded.port, reused=True)
+        return
+    if containers.is_container(node):
+        _begin_container(state, node)
+        return
     outcome: Outcome = evaluate(state, node)
     if isinstance(outcome, Done):
-        _finish(state, position, NodeStatus.SUCCEEDED, output=outcome.output, port=outcome.port)
+        _finish(state, node, NodeStatus.SUCCEEDED, output=outcome.output, port=outcome.port)
     elif isinstance(outcome, Wait):
         # What an inline node waits for is told by its error: another attempt with one, the end of a delay without.
-        state.nodes[position].error = None
-        _wait(state, position, outcome)
+        node.error = None
+        _wait(state, node, outcome)
     else:
-        _fail_attempt(state, position, outcome, None)
+        _fail_attempt(state, node, outcome, None)
 
 
-def _make_ready(state: RunState, position: int) -> None:
-    node, kind = state.nodes[position], state.graph.nodes[position].kind
+def _begin_container(state: RunState, node: NodeState) -> None:
+    failure = containers.begin(state, node)
+    if failure is not None:
+        _fail_attempt(state, node, failure, None)
+        return
+    node.status = NodeStatus.RUNNING
+    node.due_in = node.spec.timeout
+    node.error = None
+    state.active_nodes -= 1
+    _touch(state, node)
+    state.emit("node.started", node, attempt=node.failures + 1)
+    state.inline.append(node)
+
+
+def _continue_container(state: RunState, node: NodeState) -> None:
+    """Open one more scope, or end the container if it is done."""
+    container = node.container
+    if container is None:
+        raise AssertionError("a container that runs holds its scopes")
+    found = container.outcome() or container.open_next(state)
+    if isinstance(found, Scope):
+        state.scopes[found.path] = found
+        state.executions += len(found.nodes)
+        state.calls += found.input is not None
+        _begin_scope(state, found)
+        state.inline.append(node)
+    elif isinstance(found, Done):
+        _let_go(state, node)
+        _finish(state, node, NodeStatus.SUCCEEDED, output=found.output, port=found.port)
+    elif isinstance(found, Failure):
+        _let_go(state, node)
+        _fail_attempt(state, node, found, None)
+
+
+def _begin_scope(state: RunState, scope: Scope) -> None:
+    for position in scope.graph.entries:
+        if scope.nodes[position].status is NodeStatus.PENDING:
+            _make_ready(state, scope.nodes[position])
+
+
+def _close_scope(state: RunState, scope: Scope, result: bytes | Failure) -> None:
+    """Hand the result of a scope to its container, which goes on or ends when its turn comes."""
+    node = scope.container
+    if node is None or node.container is None:
+        raise AssertionError("only the root has no container, and it ends with its run")
+    state.scopes.pop(scope.path, None)
+    state.held_bytes += len(result) if isinstance(result, bytes) else 0
+    state.held_bytes -= scope.output_bytes()
+    node.container.close(state, scope, result)
+    state.inline.append(node)
+
+
+def _make_ready(state: RunState, node: NodeState) -> None:
     node.status = NodeStatus.READY
     state.active_nodes += 1
-    _touch(state, position)
-    if kind is None:
-        spec = state.graph.nodes[position]
-        message = f"Node {spec.key!r} has the type {spec.type!r}, which this installation does not serve any more."
-        _fail_for_good(state, position, Failure("UNKNOWN_NODE_TYPE", message, spec.key))
-    elif kind.inline:
-        state.inline.append(position)
+    _touch(state, node)
+    if node.spec.kind is None:
+        key = node.spec.key
+        message = f"Node {key!r} has the type {node.spec.type!r}, which this installation does not serve any more."
+        _fail_for_good(state, node, Failure("UNKNOWN_NODE_TYPE", message, key, item_path=node.path))
     else:
-        state.ready.append(position)
+        _queue(state, node)
 
 
-def _finish(state: RunState, position: int, status: NodeStatus, *, output: bytes | None = None, port: str = "") -> None:
-    """Bring an active node to a terminal state and, unless that ends the run, decide what follows from it."""
-    node = state.nodes[position]
+def _queue(state: RunState, node: NodeState) -> None:
+    """Have a ready node evaluated here or published to workers."""
+    if not _is_for_workers(state, node):
+        state.inline.append(node)
+    else:
+        state.ready.append(node)
+
+
+def _is_for_workers(state: RunState, node: NodeState) -> bool:
+    return not node.is_inline and _recorded(state, node) is None
+
+
+def _recorded(state: RunState, node: NodeState) -> NodeRow | None:
+    """The result of an earlier run that stands in for the node."""
+    return state.recorded.get((containers.effect_path(node.path), node.spec.key)) if state.recorded else None
+
+
+def _finish(
+    state: RunState,
+    node: NodeState,
+    status: NodeStatus,
+    *,
+    output: bytes | None = None,
+    port: str = "",
+    reused: bool = False,
+) -> None:
+    """Bring an active node to a terminal state and, unless that ends its scope as failed, decide what follows."""
     node.status, node.output, node.port = status, output, port
     node.parsed = False
     state.held_bytes += len(output or b"")
     node.due_in = node.due_at = None
     state.active_nodes -= 1
-    state.open_nodes -= 1
-    _touch(state, position)
+    node.scope.open_nodes -= 1
+    _touch(state, node)
     data: dict[str, object] = {"attempt": node.failures + (status is NodeStatus.SUCCEEDED)}
+    if reused:
+        data["reused"] = True
     if port not in (OUT, ""):
         data["port"] = port
     if status is NodeStatus.FAILED:
         data["error"] = node.error.as_json() if node.error else None
     elif output is not None and len(output) <= MAX_EVENT_OUTPUT_BYTES:
         data["output"] = orjson.Fragment(output)
-    state.emit(f"node.{status.name.lower()}", position, **data)
+    state.emit(f"node.{status.name.lower()}", node, **data)
     if port:
-        _decide_edges(state, position)
+        _decide_edges(state, node)
+        if node.scope.open_nodes == 0 and state.scopes.get(node.path) is node.scope:
+            _close_scope(state, node.scope, node.scope.result())
 
 
-def _decide_edges(state: RunState, decided: int) -> None:
+def _decide_edges(state: RunState, decided: NodeState) -> None:
     """Count down the joins behind a decided node; skipping spreads without recursion."""
+    scope = decided.scope
     pending = [decided]
     while pending:
         source = pending.pop(0)
-        for edge in state.graph.outgoing[source]:
-            target = edge.target
-            state.waiting_edges[target] -= 1
-            state.live_edges[target] += edge_is_live(state.nodes[source], edge.port)
-            if state.nodes[target].status is not NodeStatus.PENDING:
+        for edge in scope.graph.outgoing[source.position]:
+            target = scope.nodes[edge.target]
+            scope.waiting_edges[edge.target] -= 1
+            scope.live_edges[edge.target] += edge_is_live(source, edge.port)
+            if target.status is not NodeStatus.PENDING:
                 continue
-            if state.live_edges[target] and (state.waiting_edges[target] == 0 or state.graph.nodes[target].join_any):
+            if scope.live_edges[edge.target] and (scope.waiting_edges[edge.target] == 0 or target.spec.join_any):
                 _make_ready(state, target)
-            elif state.waiting_edges[target] == 0:
-                state.nodes[target].status = NodeStatus.SKIPPED
-                state.open_nodes -= 1
+            elif scope.waiting_edges[edge.target] == 0:
+                target.status = NodeStatus.SKIPPED
+                scope.open_nodes -= 1
                 _touch(state, target)
                 state.emit("node.skipped", target)
                 pending.append(target)
 
 
-def _fail_attempt(state: RunState, position: int, failure: Failure, retry_after: float | None) -> None:
-    node, spec = state.nodes[position], state.graph.nodes[position]
+def _fail_attempt(state: RunState, node: NodeState, failure: Failure, retry_after: float | None) -> None:
+    spec = node.spec
     node.failures += 1
     node.claims = 0
     if node.failures >= spec.retry.max_attempts or not _wants_retry(spec.retry, failure, node.failures):
-        _fail_for_good(state, position, failure)
+        _fail_for_good(state, node, failure)
         return
     node.error = failure
-    delay = max(retry_delay(spec.retry, node.failures, f"{state.run_id}/{spec.key}"), retry_after or 0.0)
-    _wait(state, position, Wait(seconds=delay), event="node.retrying", error=failure.as_json(), attempt=node.failures)
+    seed = f"{state.run_id}/{node.path}/{spec.key}"
+    delay = max(retry_delay(spec.retry, node.failures, seed), retry_after or 0.0)
+    _wait(state, node, Wait(seconds=delay), event="node.retrying", error=failure.as_json(), attempt=node.failures)
 
 
-def _fail_for_good(state: RunState, position: int, failure: Failure) -> None:
-    node, spec = state.nodes[position], state.graph.nodes[position]
+def _fail_for_good(state: RunState, node: NodeState, failure: Failure) -> None:
+    if node.path and not failure.item_path:
+        failure = replace(failure, item_path=node.path)
     node.error = failure
-    if state.graph.has_port(position, ERROR):
-        _finish(state, position, NodeStatus.FAILED, port=ERROR)
-    elif spec.continue_on_error:
-        _finish(state, position, NodeStatus.FAILED, output=b"null", port=OUT)
+    if node.scope.graph.has_port(node.position, ERROR):
+        _finish(state, node, NodeStatus.FAILED, port=ERROR)
+    elif node.spec.continue_on_error:
+        _finish(state, node, NodeStatus.FAILED, output=b"null", port=OUT)
     else:
-        _finish(state, position, NodeStatus.FAILED)
-        _end(state, RunStatus.FAILED, failure)
+        _finish(state, node, NodeStatus.FAILED)
+        if node.scope is state.root:
+            _end(state, RunStatus.FAILED, failure)
+        else:
+            _cancel_scope(state, node.scope)
+            _close_scope(state, node.scope, failure)
 
 
 def _wants_retry(policy: RetryPolicy, failure: Failure, attempt: int) -> bool:
@@ -334,81 +432,85 @@ def retry_delay(policy: RetryPolicy, failures: int, seed: str) -> float:
     return delay
 
 
-def _wait(state: RunState, position: int, wait: Wait, event: str = "node.waiting", **data: object) -> None:
-    node = state.nodes[position]
+def _wait(state: RunState, node: NodeState, wait: Wait, event: str = "node.waiting", **data: object) -> None:
     node.status = NodeStatus.WAITING
     node.due_in, node.due_at = wait.seconds, wait.until
     state.active_nodes -= 1
-    _touch(state, position)
+    _touch(state, node)
     until = {"until": wait.until} if wait.until else {"seconds": round(wait.seconds or 0.0, 3)}
-    state.emit(event, position, **data, **until)
+    state.emit(event, node, **data, **until)
 
 
-def _take_away(state: RunState, position: int) -> None:
-    node = state.nodes[position]
+def _take_away(state: RunState, node: NodeState) -> None:
     node.status = NodeStatus.READY
     node.epoch += 1
     node.worker = node.claim_id = ""
     node.due_in = None
-    state.ready.append(position)
-    _touch(state, position)
-    state.emit("node.requeued", position)
+    state.ready.append(node)
+    _touch(state, node)
+    state.emit("node.requeued", node)
+
+
+def _let_go(state: RunState, node: NodeState) -> None:
+    """Cancel what a container still has open; the node is then one that is active and may be finished."""
+    if node.container is None:
+        return
+    node.container = None
+    state.active_nodes += 1
+    for scope in [scope for scope in state.scopes.values() if scope.container is node]:
+        _cancel_scope(state, scope)
 
 
 def _end(state: RunState, status: RunStatus, error: Failure | None = None) -> None:
     """Bring the run to its end; whatever has not ended is cancelled and loses its claim."""
-    for position, node in enumerate(state.nodes):
-        if node.status in NODE_TERMINAL:
-            continue
-        was_seen = node.status is not NodeStatus.PENDING
-        node.epoch += node.status is NodeStatus.RUNNING
-        node.status = NodeStatus.CANCELLED
-        node.due_in = node.due_at = None
-        _touch(state, position)
-        if was_seen:
-            state.emit("node.cancelled", position)
-    state.open_nodes = state.active_nodes = 0
+    _cancel_nodes(state, state.root.nodes)
+    for scope in state.scopes.values():
+        _cancel_nodes(state, scope.nodes)
+    state.scopes.clear()
+    state.root.open_nodes = state.active_nodes = 0
     state.inline.clear()
     state.ready.clear()
     state.status, state.error = status, error
     if status is RunStatus.SUCCEEDED:
-        state.output = run_output(state)
+        state.output = state.root.result()
     data: dict[str, Any] = {"error": error.as_json()} if error else {}
     state.emit(f"run.{status.name.lower()}", **data)
 
 
-def run_output(state: RunState) -> bytes:
-    """The output of a run that succeeded: of its `output` node, or `{key: output}` of several, or of the last nodes.
-
-    Only nodes that have an output count; the last nodes are those without outgoing edges.
-    """
-    outputs = _with_output(state, [i for i, node in enumerate(state.graph.nodes) if node.type == "output"])
-    if len(outputs) == 1:
-        return next(iter(outputs.values()))
-    if not outputs:
-        outputs = _with_output(state, [i for i in range(len(state.nodes)) if not state.graph.outgoing[i]])
-    return orjson.dumps({key: orjson.Fragment(output) for key, output in outputs.items()})
-
-
-def _with_output(state: RunState, positions: Sequence[int]) -> dict[str, bytes]:
-    return {
-        state.graph.nodes[position].key: output
-        for position in positions
-        if (output := state.nodes[position].output) is not None
-    }
+def _cancel_scope(state: RunState, scope: Scope) -> None:
+    """Cancel what is open in a scope and in the scopes inside it, and drop them."""
+    pending = [scope]
+    while pending:
+        outer = pending.pop()
+        del state.scopes[outer.path]
+        holders = {node for node in outer.nodes if node.container is not None}
+        _cancel_nodes(state, outer.nodes)
+        outer.open_nodes = 0
+        if holders:
+            pending += [inner for inner in state.scopes.values() if inner.container in holders]
 
 
-def _reported(state: RunState, position: int, epoch: int) -> Verdict:
-    node: NodeState = state.nodes[position]
-    if node.epoch != epoch:
+def _cancel_nodes(state: RunState, nodes: Iterable[NodeState]) -> None:
+    for node in nodes:
+        if node.status in NODE_TERMINAL:
+            continue
+        was_seen = node.status is not NodeStatus.PENDING
+        is_running = node.status is NodeStatus.RUNNING
+        state.active_nodes -= node.status is NodeStatus.READY or (is_running and node.container is None)
+        node.epoch += is_running
+        node.status = NodeStatus.CANCELLED
+        node.container = None
+        node.due_in = node.due_at = None
+        _touch(state, node)
+        if was_seen:
+            state.emit("node.cancelled", node)
+
+
+def _reported(node: NodeState, epoch: int) -> Verdict:
+    if node.epoch != epoch or node.is_inline:
         return Verdict.STALE
     return Verdict.ACCEPTED if node.status is NodeStatus.RUNNING else Verdict.REPEATED
 
 
-def _is_inline(state: RunState, position: int) -> bool:
-    kind = state.graph.nodes[position].kind
-    return kind is not None and kind.inline
-
-
-def _touch(state: RunState, position: int) -> None:
-    state.touched[position] = None
+def _touch(state: RunState, node: NodeState) -> None:
+    state.touched[node] = None

@@ -1,7 +1,7 @@
 """The indexed form of a workflow version. Validation happened when the version was made; this only indexes."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
@@ -36,6 +36,11 @@ class NodeKind:
     default_timeout: float
     """Seconds."""
     expression_fields: tuple[str, ...] = ()
+    """Paths of CEL fields, as the catalogue has them: `cases[].when`, `until: state, index`."""
+    body_fields: tuple[str, ...] = ()
+    """Config fields that hold a definition of their own, whose templates are not the node's."""
+    effect_of: Callable[[Mapping[str, Any]], str] = lambda _: "effect"
+    """The effect class of a node with this config."""
 
 
 class Node:
@@ -63,6 +68,8 @@ class Node:
         self.join_any = join_any
         self.kind: NodeKind | None = None
         """None when the type is not served any more."""
+        self.body: Graph | None = None
+        """What a container runs for each item or iteration."""
 
     @cached_property
     def config_value(self) -> Any:
@@ -71,7 +78,7 @@ class Node:
 
     @cached_property
     def template(self) -> Template:
-        """The config's templates, those of expression fields left out."""
+        """The config's templates, those of expression fields and bodies left out."""
         return compile_template(self.without_expressions(self.config_value))
 
     @cached_property
@@ -85,7 +92,7 @@ class Node:
         """Sources of the CEL fields (`when`, `cases[].when`), in order."""
         sources: list[str] = []
         for field in self.kind.expression_fields if self.kind else ():
-            name, _, inner = field.partition("[].")
+            name, inner = _steps(field)
             value = self.config_value.get(name)
             if not inner:
                 sources.append(str(value))
@@ -94,9 +101,21 @@ class Node:
         return tuple(sources)
 
     def without_expressions(self, config: Any) -> Any:
-        """The config less its CEL fields, which templates must not touch."""
-        fields = {field.partition("[].")[0] for field in (self.kind.expression_fields if self.kind else ())}
-        return {name: value for name, value in config.items() if name not in fields} if fields else config
+        """The config less its CEL fields and bodies, which the node's templates must not touch."""
+        if self.kind is None or not (self.kind.expression_fields or self.kind.body_fields):
+            return config
+        left_out = {_steps(field)[0] for field in self.kind.expression_fields} | {*self.kind.body_fields}
+        return {name: value for name, value in config.items() if name not in left_out}
+
+    @property
+    def link(self) -> str:
+        """What a `sub_workflow` node calls, as one word."""
+        return f"{self.config_value.get('workflow')}@{self.config_value.get('version', 'latest')}"
+
+    @property
+    def effect(self) -> str:
+        """What another run of the node may do to the outside: `pure`, `read`, `idempotent` or `effect`."""
+        return self.kind.effect_of(self.config_value) if self.kind else "effect"
 
     @property
     def timeout_seconds(self) -> float:
@@ -104,6 +123,12 @@ class Node:
         if self.timeout is not None:
             return self.timeout
         return self.kind.default_timeout if self.kind else 60.0
+
+
+def _steps(field: str) -> tuple[str, str]:
+    """The config field that an expression field names, and the field inside each of its items, if it is a list."""
+    name, _, inner = field.partition(":")[0].strip().partition("[].")
+    return name, inner
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +156,8 @@ class Graph:
         self.index = {node.key: position for position, node in enumerate(nodes)}
         for node in nodes:
             node.kind = kinds.get(node.type)
+            for name in node.kind.body_fields if node.kind else ():
+                node.body = graph_from_body(node.config_value[name], kinds)
         outgoing: list[list[Edge]] = [[] for _ in nodes]
         incoming = [0] * len(nodes)
         for source, target, port in edges:
@@ -144,3 +171,46 @@ class Graph:
     def has_port(self, position: int, port: str) -> bool:
         """Some edge leaves the node by that port."""
         return any(edge.port == port for edge in self.outgoing[position])
+
+    @cached_property
+    def links(self) -> Mapping[str, tuple[str, int | None]]:
+        """Workflow and version that `sub_workflow` nodes call, also in bodies, by link name."""
+        found = {}
+        for node in self.walk():
+            if node.type == "sub_workflow":
+                found[node.link] = (str(node.config_value["workflow"]), node.config_value.get("version"))
+        return found
+
+    def walk(self) -> Iterator[Node]:
+        """All nodes, those of bodies included."""
+        for node in self.nodes:
+            yield node
+            if node.body is not None:
+                yield from node.body.walk()
+
+
+def graph_from_body(body: Mapping[str, Any], kinds: Mapping[str, NodeKind]) -> Graph:
+    """The indexed form of a definition in a config, which is JSON as authors write it (docs/guides/containers.md)."""
+    return Graph(
+        [_node_from_json(node) for node in body["nodes"]],
+        [(edge["source"], edge["target"], edge.get("source_port") or OUT) for edge in body.get("edges", ())],
+        kinds,
+    )
+
+
+# A `retry` that leaves `max_attempts` out means three attempts (services.workflows.domain.definition.Retry).
+_RETRY_FIELDS = frozenset(field.name for field in fields(RetryPolicy))
+
+
+def _node_from_json(node: Mapping[str, Any]) -> Node:
+    retry = node.get("retry")
+    given = {name: value for name, value in (retry or {}).items() if name in _RETRY_FIELDS and value is not None}
+    return Node(
+        key=node["key"],
+        type=node["type"],
+        config=orjson.dumps(node.get("config") or {}),
+        retry=RetryPolicy(**{"max_attempts": 3, **given}) if retry is not None else RetryPolicy(),
+        timeout=node.get("timeout_seconds"),
+        continue_on_error=node.get("on_error") == "continue",
+        join_any=node.get("join") == "any",
+    )

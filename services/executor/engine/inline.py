@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from services.executor.engine.graph import OUT, Node
-from services.executor.engine.state import Failure, RunState
+from services.executor.engine.state import Failure, NodeState, RunState
 from services.executor.engine.variables import variables_for
 from services.kit.expressions import ExpressionError, compile_expression
 from services.kit.templates import TemplateErrors
@@ -40,10 +40,11 @@ class Wait:
 Outcome = Done | Wait | Failure
 
 
-def evaluate(state: RunState, node: Node) -> Outcome:
+def evaluate(state: RunState, execution: NodeState) -> Outcome:
     """Evaluate an inline node. Never raises for anything that a workflow or its data can hold."""
+    node = execution.spec
     try:
-        variables = variables_for(state, node.references)
+        variables = variables_for(state, execution.scope, node.references)
         outcome = _EVALUATORS[node.type](node, variables)
     except ExpressionError as error:
         return Failure(error.reason, f"Node {node.key!r}: {error}", node.key)
@@ -72,7 +73,7 @@ def _transform(node: Node, variables: dict[str, Any]) -> Outcome:
 
 
 def _condition(node: Node, variables: dict[str, Any]) -> Outcome:
-    result = _truth(node, "when", node.expressions[0], variables)
+    result = truth(node, "when", node.expressions[0], variables)
     if isinstance(result, Failure):
         return result
     return Done(orjson.dumps({"result": result}), "true" if result else "false")
@@ -80,7 +81,7 @@ def _condition(node: Node, variables: dict[str, Any]) -> Outcome:
 
 def _switch(node: Node, variables: dict[str, Any]) -> Outcome:
     for position, (case, source) in enumerate(zip(node.config_value["cases"], node.expressions, strict=True)):
-        result = _truth(node, f"cases[{position}].when", source, variables)
+        result = truth(node, f"cases[{position}].when", source, variables)
         if isinstance(result, Failure):
             return result
         if result:
@@ -88,7 +89,8 @@ def _switch(node: Node, variables: dict[str, Any]) -> Outcome:
     return Done(orjson.dumps({"port": "default"}), "default")
 
 
-def _truth(node: Node, field: str, source: str, variables: dict[str, Any]) -> bool | Failure:
+def truth(node: Node, field: str, source: str, variables: dict[str, Any]) -> bool | Failure:
+    """The value of a condition, or why it has none. Raises ExpressionError."""
     value = compile_expression(source).evaluate(variables)
     if isinstance(value, bool):
         return value

@@ -1,17 +1,26 @@
 """A run in memory: its nodes' states, the joins counted down, and what has changed since the last commit.
 
 The rows in PostgreSQL are the truth; this is their working copy, valid as long as the run row's `version` has not
-moved. Transitions change it in place; when the commit of a change fails, the copy is thrown away and read again.
+moved. Transitions change it in place; when the commit of a change fails, the copy is thrown away and read again
+(`services.executor.engine.restore`).
+
+A run is a tree of scopes. The root is the workflow itself; a container node (`map`, `loop`, `sub_workflow`) holds the
+scopes of its items, iterations or call. Scopes that have ended are dropped, their rows stay.
 """
 
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import orjson
 
-from services.executor.engine.graph import Graph
+from services.executor.engine.graph import Graph, Node
+
+if TYPE_CHECKING:
+    from services.executor.engine.containers import Container
 
 
 class RunStatus(IntEnum):
@@ -51,12 +60,15 @@ class Failure:
     node_key: str = ""
     retryable: bool = False
     details: Any = None
+    item_path: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """The stored and published form."""
         found: dict[str, Any] = {"reason": self.reason, "message": self.message, "retryable": self.retryable}
         if self.node_key:
             found["node_key"] = self.node_key
+        if self.item_path:
+            found["item_path"] = self.item_path
         if self.details:
             found["details"] = self.details
         return found
@@ -82,8 +94,8 @@ NO_USAGE = Usage()
 
 
 @dataclass(slots=True)
-class NodeState:
-    """One node execution."""
+class NodeRow:
+    """What is stored of one node execution."""
 
     status: NodeStatus = NodeStatus.PENDING
     epoch: int = 0
@@ -102,17 +114,46 @@ class NodeState:
     error: Failure | None = None
     """The last failure, also of an attempt that was retried."""
     input: bytes | None = None
-    """JSON: the config after templates, as the worker showed it."""
+    """JSON: the config after templates; of a worker node, as the worker showed it."""
     usage: Usage = NO_USAGE
     handler_seconds: float | None = None
     """Time that the handler took in the last attempt, by the worker's clock; shown only."""
-    due_in: float | None = None
-    """Seconds from the commit until the sweeper looks at it: timer, lease end, or next wake-up."""
-    due_at: str | None = None
-    """RFC 3339 time in place of `due_in`."""
-    value: Any = None
-    """The parsed output, when it was needed."""
-    parsed: bool = False
+
+
+class NodeState(NodeRow):
+    """One node execution: a node in a scope."""
+
+    __slots__ = ("container", "due_at", "due_in", "parsed", "position", "scope", "spec", "value")
+
+    def __init__(self, spec: Node, scope: "Scope", position: int) -> None:
+        NodeRow.__init__(self)
+        self.spec = spec
+        self.scope = scope
+        self.position = position
+        """Index in the scope's graph."""
+        self.container: Container | None = None
+        """What has come of a container that runs."""
+        self.due_in: float | None = None
+        """Seconds from the commit until the sweeper looks at it: timer or time-out."""
+        self.due_at: str | None = None
+        """RFC 3339 time in place of `due_in`."""
+        self.value: Any = None
+        """The parsed output, when it was needed."""
+        self.parsed = False
+
+    # A node execution is itself and no other with the same values: sets of them go by identity.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+    @property
+    def path(self) -> str:
+        """Where it is inside maps, loops and sub-workflows; empty at the top."""
+        return self.scope.path
+
+    @property
+    def is_inline(self) -> bool:
+        """Evaluated by the engine, not by workers."""
+        return self.spec.kind is not None and self.spec.kind.inline
 
     def output_value(self) -> Any:
         """The parsed output."""
@@ -120,6 +161,121 @@ class NodeState:
             self.value = orjson.loads(self.output) if self.output is not None else None
             self.parsed = True
         return self.value
+
+    def adopt(self, row: NodeRow) -> None:
+        """Take over what is stored."""
+        for name in NodeRow.__slots__:
+            setattr(self, name, getattr(row, name))
+
+
+class Scope:
+    """One execution of one graph: of the workflow, of a map's item, of a loop's iteration, of a sub-workflow."""
+
+    __slots__ = (
+        "calls",
+        "container",
+        "graph",
+        "input",
+        "live_edges",
+        "names",
+        "nodes",
+        "number",
+        "open_nodes",
+        "parsed_input",
+        "path",
+        "waiting_edges",
+    )
+
+    def __init__(
+        self,
+        graph: Graph,
+        *,
+        path: str = "",
+        container: NodeState | None = None,
+        number: int = 0,
+        names: Mapping[str, Any] | None = None,
+        input: bytes | None = None,
+        calls: int = 0,
+    ) -> None:
+        self.graph = graph
+        self.path = path
+        self.container = container
+        """The node that it belongs to; None for the root."""
+        self.number = number
+        """Of the item or iteration, from 0."""
+        self.names: Mapping[str, Any] = names or {}
+        """What `item`, `index` and `state` are inside."""
+        self.input = input
+        """JSON. None where the scope sees what the one around it sees; a workflow has an input of its own."""
+        self.calls = calls
+        """Sub-workflows that it lies in."""
+        self.parsed_input: Any = None
+        self.nodes = [NodeState(spec, self, position) for position, spec in enumerate(graph.nodes)]
+        self.waiting_edges = list(graph.incoming)
+        """Per node: incoming edges not decided yet."""
+        self.live_edges = [0] * len(graph.nodes)
+        """Per node: incoming edges decided live."""
+        self.open_nodes = len(graph.nodes)
+        """Nodes not in a terminal state."""
+
+    def outwards(self) -> "Iterator[Scope]":
+        """The scopes whose nodes and names are seen here: this one, then those around it up to its workflow's."""
+        scope = self
+        yield scope
+        while scope.input is None and scope.container is not None:
+            scope = scope.container.scope
+            yield scope
+
+    def node(self, key: str) -> NodeState | None:
+        """The node execution that `nodes.<key>` means here."""
+        for scope in self.outwards():
+            position = scope.graph.index.get(key)
+            if position is not None:
+                return scope.nodes[position]
+        return None
+
+    def input_json(self) -> bytes:
+        """The input of the workflow that it belongs to."""
+        return self._workflow().input or b"null"
+
+    def input_value(self) -> Any:
+        """The parsed input."""
+        scope = self._workflow()
+        if scope.parsed_input is None:
+            scope.parsed_input = orjson.loads(scope.input or b"null")
+        return scope.parsed_input
+
+    def output_bytes(self) -> int:
+        """Size of all outputs."""
+        return sum(len(node.output or b"") for node in self.nodes)
+
+    def result(self) -> bytes:
+        """The output when all went well: of the `output` node, or `{key: output}` of several, or of the last nodes.
+
+        Only nodes that have an output count; the last nodes are those without outgoing edges.
+        """
+        outputs = _outputs(node for node in self.nodes if node.spec.type == "output")
+        if len(outputs) == 1:
+            return next(iter(outputs.values()))
+        if not outputs:
+            outputs = _outputs(node for node in self.nodes if not self.graph.outgoing[node.position])
+        return orjson.dumps({key: orjson.Fragment(output) for key, output in outputs.items()})
+
+    def _workflow(self) -> "Scope":
+        *_, scope = self.outwards()
+        return scope
+
+
+def _outputs(nodes: Iterable[NodeState]) -> dict[str, bytes]:
+    return {node.spec.key: node.output for node in nodes if node.output is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Linked:
+    """A version that a `sub_workflow` node calls, fixed when the run began."""
+
+    version_id: UUID
+    graph: Graph
 
 
 @dataclass(slots=True)
@@ -133,6 +289,10 @@ class RunState:
     version_number: int
     graph: Graph
     input: bytes
+    links: Mapping[str, Linked] = field(default_factory=dict)
+    """Versions of sub-workflows by what their nodes call them (`Node.link`)."""
+    recorded: Mapping[tuple[str, str], NodeRow] = field(default_factory=dict)
+    """Results of an earlier run to take in place of running the node, by path without attempts and key."""
     version: int = 0
     status: RunStatus = RunStatus.PENDING
     sequence: int = 0
@@ -141,54 +301,55 @@ class RunState:
     error: Failure | None = None
     usage: Usage = NO_USAGE
     traceparent: str = ""
-    nodes: list[NodeState] = field(default_factory=list)
-    waiting_edges: list[int] = field(default_factory=list)
-    """Per node: incoming edges not decided yet."""
-    live_edges: list[int] = field(default_factory=list)
-    """Per node: incoming edges decided live."""
-    open_nodes: int = 0
-    """Nodes not in a terminal state."""
     active_nodes: int = 0
-    """Nodes ready or running."""
-    touched: dict[int, None] = field(default_factory=dict)
+    """Nodes ready or running, containers not counted."""
+    executions: int = 0
+    """Nodes of all scopes that were ever opened."""
+    calls: int = 0
+    """Sub-workflows that were ever called."""
+    touched: dict[NodeState, None] = field(default_factory=dict)
     """Nodes changed since the last commit, in order."""
     events: list[dict[str, Any]] = field(default_factory=list)
     """Events since the last commit."""
-    ready: list[int] = field(default_factory=list)
+    ready: list[NodeState] = field(default_factory=list)
     """Worker nodes that became ready since the last commit."""
-    inline: list[int] = field(default_factory=list)
-    """Inline nodes to be evaluated."""
+    inline: deque[NodeState] = field(default_factory=deque)
+    """Inline nodes to be evaluated, and containers to be taken further."""
     held_bytes: int = 0
-    """Outputs in memory."""
-    parsed_input: Any = None
-    input_is_parsed: bool = False
+    """Outputs in memory, about: what containers hold after they have ended is not taken off."""
+    root: Scope = field(init=False)
+    scopes: dict[str, Scope] = field(default_factory=dict)
+    """Open scopes by path, without the root."""
 
     def __post_init__(self) -> None:
-        count = len(self.graph.nodes)
-        if not self.nodes:
-            self.nodes = [NodeState() for _ in range(count)]
-        self.waiting_edges = list(self.graph.incoming)
-        self.live_edges = [0] * count
-        self.open_nodes = count
+        self.root = Scope(self.graph, input=self.input)
+        self.executions = len(self.graph.nodes)
 
     @property
     def is_terminal(self) -> bool:
         """The run has ended."""
         return self.status in RUN_TERMINAL
 
-    def input_value(self) -> Any:
-        """The parsed input."""
-        if not self.input_is_parsed:
-            self.parsed_input = orjson.loads(self.input)
-            self.input_is_parsed = True
-        return self.parsed_input
+    def find(self, path: str, key: str) -> NodeState | None:
+        """The node execution of that name; None when there is none, or its scope has not begun or has ended."""
+        scope = self.scopes.get(path) if path else self.root
+        position = None if scope is None else scope.graph.index.get(key)
+        return None if scope is None or position is None else scope.nodes[position]
 
-    def emit(self, event: str, position: int | None = None, **data: Any) -> None:
+    def open_nodes(self) -> Iterator[NodeState]:
+        """Node executions of all open scopes, in whatever state."""
+        yield from self.root.nodes
+        for scope in self.scopes.values():
+            yield from scope.nodes
+
+    def emit(self, event: str, node: NodeState | None = None, **data: Any) -> None:
         """Record an event; it gets the next number."""
         self.sequence += 1
         entry: dict[str, Any] = {"sequence": self.sequence, "type": event}
-        if position is not None:
-            entry["node_key"] = self.graph.nodes[position].key
+        if node is not None:
+            entry["node_key"] = node.spec.key
+            if node.scope.path:
+                entry["item_path"] = node.scope.path
         if data:
             entry["data"] = data
         self.events.append(entry)
@@ -201,26 +362,10 @@ class RunState:
 
     def size_bytes(self) -> int:
         """Rough memory of the run, for the cache's budget."""
-        return 1000 + 400 * len(self.nodes) + len(self.input) + self.held_bytes
-
-    def restore(self) -> None:
-        """Recompute joins and counters from `nodes` as read from their rows."""
-        self.open_nodes = self.active_nodes = 0
-        for position, node in enumerate(self.nodes):
-            self.held_bytes += len(node.output or b"")
-            if node.status in NODE_TERMINAL:
-                for edge in self.graph.outgoing[position]:
-                    self.waiting_edges[edge.target] -= 1
-                    self.live_edges[edge.target] += edge_is_live(node, edge.port)
-                continue
-            self.open_nodes += 1
-            if node.status in (NodeStatus.READY, NodeStatus.RUNNING):
-                self.active_nodes += 1
-            kind = self.graph.nodes[position].kind
-            if node.status is NodeStatus.READY and kind is not None and kind.inline:
-                self.inline.append(position)
+        nodes = len(self.root.nodes) + sum(len(scope.nodes) for scope in self.scopes.values())
+        return 1000 + 500 * nodes + len(self.input) + self.held_bytes
 
 
-def edge_is_live(node: NodeState, port: str) -> bool:
+def edge_is_live(node: NodeRow, port: str) -> bool:
     """Whether a decided node makes an edge from `port` live."""
     return node.port == port and node.status in (NodeStatus.SUCCEEDED, NodeStatus.FAILED)

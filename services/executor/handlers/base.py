@@ -7,7 +7,7 @@ other exception counts as retryable under the node's policy. It may be cancelled
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
@@ -104,6 +104,11 @@ class Context:
 Handler = Callable[[Context, Any], Awaitable[Result]]
 
 
+Effect = Literal["pure", "read", "idempotent", "effect"]
+"""What another run of a node does to the outside: nothing and always the same; nothing; nothing more where the target
+honours the idempotency key; it happens again."""
+
+
 @dataclass(frozen=True, slots=True)
 class NodeType:
     """A node type as the catalogue publishes it. Third parties give one as an entry point `headrace.node_types`."""
@@ -130,6 +135,12 @@ class NodeType:
     default_timeout_seconds: float = 60.0
     secret_fields: tuple[str, ...] = field(default=())
     """Top-level config fields that are not shown as the node's input."""
+    effect: Effect = "effect"
+    """What running it may do to the outside."""
+    effect_of: Callable[[Mapping[str, Any]], Effect] | None = None
+    """The same where it depends on the config (templates unresolved); then `effect` is not asked."""
+    body_fields: tuple[str, ...] = ()
+    """Config fields that hold a definition."""
 
     @property
     def inline(self) -> bool:

@@ -93,4 +93,5 @@ DB_QUERY = NodeType(
     config=DbQueryConfig,
     output=DbQueryOutput,
     handler=db_query,
+    effect="read",
 )

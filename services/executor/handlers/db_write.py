@@ -99,4 +99,5 @@ DB_WRITE = NodeType(
     config=DbWriteConfig,
     output=DbWriteOutput,
     handler=db_write,
+    effect="idempotent",
 )

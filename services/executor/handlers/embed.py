@@ -55,4 +55,5 @@ EMBED = NodeType(
     output=EmbedOutput,
     handler=embed,
     default_timeout_seconds=120.0,
+    effect="read",
 )

@@ -90,4 +90,5 @@ FAISS_SEARCH = NodeType(
     config=FaissSearchConfig,
     output=FaissSearchOutput,
     handler=faiss_search,
+    effect="read",
 )

@@ -2,6 +2,7 @@
 
 import base64
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
@@ -12,7 +13,15 @@ import orjson
 from pydantic import Field, field_validator, model_validator
 
 from services.executor.egress import EgressError, HttpRequest, HttpResponse
-from services.executor.handlers.base import ConfigModel, Context, NodeType, Result, RetryableError, TerminalError
+from services.executor.handlers.base import (
+    ConfigModel,
+    Context,
+    Effect,
+    NodeType,
+    Result,
+    RetryableError,
+    TerminalError,
+)
 from services.executor.handlers.clients import Credential, Services
 from services.executor.handlers.failures import failure_of_egress
 from services.kit import strict_json
@@ -255,6 +264,11 @@ def _decoded(body: bytes, parameters: str) -> str:
     return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
 
 
+def _effect(config: Mapping[str, Any]) -> Effect:
+    """Safe methods change nothing (RFC 9110 §9.2.1); with the others goes the idempotency key."""
+    return "read" if config.get("method", "GET") in ("GET", "HEAD", "OPTIONS") else "idempotent"
+
+
 HTTP_REQUEST = NodeType(
     name="http_request",
     title="HTTP request",
@@ -264,4 +278,5 @@ HTTP_REQUEST = NodeType(
     config=HttpRequestConfig,
     output=HttpRequestOutput,
     handler=http_request,
+    effect_of=_effect,
 )

@@ -100,6 +100,7 @@ TRANSFORM = NodeType(
     category="logic",
     config=TransformConfig,
     output={"type": "object", "title": "Values", "description": "The values of the config."},
+    effect="pure",
 )
 CONDITION = NodeType(
     name="condition",
@@ -111,6 +112,7 @@ CONDITION = NodeType(
     output=ConditionOutput,
     ports=("true", "false"),
     expression_fields=("when",),
+    effect="pure",
 )
 SWITCH = NodeType(
     name="switch",
@@ -123,6 +125,7 @@ SWITCH = NodeType(
     ports=("default",),
     dynamic_ports_field="cases",
     expression_fields=("cases[].when",),
+    effect="pure",
 )
 DELAY = NodeType(
     name="delay",
@@ -132,6 +135,7 @@ DELAY = NodeType(
     category="logic",
     config=DelayConfig,
     output=DelayOutput,
+    effect="pure",
 )
 OUTPUT = NodeType(
     name="output",
@@ -141,4 +145,5 @@ OUTPUT = NodeType(
     category="logic",
     config=OutputConfig,
     output={"title": "Value", "description": "The run's output."},
+    effect="pure",
 )

@@ -257,4 +257,5 @@ LLM_CALL = NodeType(
     output=LlmCallOutput,
     handler=llm_call,
     default_timeout_seconds=300.0,
+    effect="read",
 )

@@ -31,4 +31,5 @@ NOOP = NodeType(
     config=NoopConfig,
     output={"title": "Value", "description": "The value of the config."},
     handler=noop,
+    effect="pure",
 )

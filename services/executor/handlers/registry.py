@@ -10,6 +10,7 @@ import structlog
 from pydantic import BaseModel
 
 from services.executor.handlers.base import NodeType
+from services.executor.handlers.container_types import LOOP, MAP, SUB_WORKFLOW
 from services.executor.handlers.db_query import DB_QUERY
 from services.executor.handlers.db_write import DB_WRITE
 from services.executor.handlers.embed import EMBED
@@ -33,8 +34,11 @@ NODE_TYPES: Mapping[str, NodeType] = {
     "faiss_search": FAISS_SEARCH,
     "http_request": HTTP_REQUEST,
     "llm_call": LLM_CALL,
+    "loop": LOOP,
+    "map": MAP,
     "noop": NOOP,
     "output": OUTPUT,
+    "sub_workflow": SUB_WORKFLOW,
     "switch": SWITCH,
     "transform": TRANSFORM,
     "vector_upsert": VECTOR_UPSERT,

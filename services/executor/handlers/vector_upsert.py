@@ -94,4 +94,5 @@ VECTOR_UPSERT = NodeType(
     output=VectorUpsertOutput,
     handler=vector_upsert,
     default_timeout_seconds=120.0,
+    effect="idempotent",
 )

@@ -6,6 +6,7 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
+import orjson
 from asyncpg.pool import PoolConnectionProxy
 
 from services.executor.domain.model import (
@@ -18,7 +19,7 @@ from services.executor.domain.model import (
     Version,
 )
 from services.executor.domain.store import Overdue, StoredRun, UnstorableError
-from services.executor.engine.state import NodeState, NodeStatus, RunState, RunStatus, Usage
+from services.executor.engine.state import NodeRow, NodeStatus, RunState, RunStatus, Usage
 from services.executor.storage import queries
 from services.executor.storage.commit import COMMIT, commit_arguments, failure_from_json
 from services.kit.errors import UnavailableError
@@ -26,12 +27,12 @@ from services.kit.postgres import is_connection_loss, lost_connection
 
 _LOAD_RUNS = """
 SELECT id, project_id, version_id, version, status, sequence, input, output, error, prompt_tokens, completion_tokens,
-    model_calls, traceparent
+    model_calls, traceparent, links, rerun_of, rerun
 FROM executor.runs WHERE id = ANY($1::uuid[])
 """
 _LOAD_NODES = """
-SELECT run_id, node_key, status, epoch, failures, claims, worker, claim_id, port, input, output, error, prompt_tokens,
-    completion_tokens, model_calls, handler_seconds
+SELECT run_id, node_key, item_path, status, epoch, failures, claims, worker, claim_id, port, input, output, error,
+    prompt_tokens, completion_tokens, model_calls, handler_seconds
 FROM executor.node_executions WHERE run_id = ANY($1::uuid[])
 """
 _RENEW_LEASE = """
@@ -109,10 +110,10 @@ class PostgresRunStore:
         async with self._connection() as connection:
             runs = await connection.fetch(_LOAD_RUNS, run_ids)
             nodes = await connection.fetch(_LOAD_NODES, run_ids)
-        found: dict[UUID, dict[str, NodeState]] = {row["id"]: {} for row in runs}
+        found: dict[UUID, dict[str, dict[str, NodeRow]]] = {row["id"]: {} for row in runs}
         for row in nodes:
             if row["run_id"] in found:
-                found[row["run_id"]][row["node_key"]] = _node_state(row)
+                found[row["run_id"]].setdefault(row["item_path"], {})[row["node_key"]] = _node_row(row)
         return [
             StoredRun(
                 run_id=row["id"],
@@ -126,6 +127,9 @@ class PostgresRunStore:
                 error=failure_from_json(row["error"]),
                 usage=Usage(row["prompt_tokens"], row["completion_tokens"], row["model_calls"]),
                 traceparent=row["traceparent"],
+                links={name: UUID(version_id) for name, version_id in orjson.loads(row["links"] or b"{}").items()},
+                rerun_of=row["rerun_of"],
+                rerun=row["rerun"],
                 nodes=found[row["id"]],
             )
             for row in runs
@@ -240,8 +244,8 @@ class PostgresRunStore:
             raise
 
 
-def _node_state(row: asyncpg.Record) -> NodeState:
-    return NodeState(
+def _node_row(row: asyncpg.Record) -> NodeRow:
+    return NodeRow(
         status=NodeStatus(row["status"]),
         epoch=row["epoch"],
         failures=row["failures"],

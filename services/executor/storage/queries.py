@@ -15,7 +15,7 @@ Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
 
 _RUN_COLUMNS = """
 id, project_id, workflow_id, version_id, version_number, workflow_name, status, error, prompt_tokens, completion_tokens,
-model_calls, created_at, started_at, finished_at, sequence
+model_calls, created_at, started_at, finished_at, sequence, rerun_of
 """
 _GET_RUN = f"SELECT {_RUN_COLUMNS}, input, output, request_hash FROM executor.runs WHERE id = $1 AND project_id = $2"  # noqa: S608 - constant text
 
@@ -126,6 +126,7 @@ def _run(row: asyncpg.Record, **more: Any) -> RunView:
         started_at=row["started_at"],
         finished_at=row["finished_at"],
         sequence=row["sequence"],
+        rerun_of=row["rerun_of"],
         **{"input": None, "output": None, **more},
     )
 

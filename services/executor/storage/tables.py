@@ -20,6 +20,7 @@ from sqlalchemy import (
     func,
     text,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 
 metadata = MetaData(
     schema="executor",
@@ -64,6 +65,9 @@ runs = Table(
     Column("request_hash", LargeBinary),
     Column("started_by", Uuid),
     Column("traceparent", Text, nullable=False),
+    Column("links", JSONB),  # versions of sub-workflows by link name
+    Column("rerun_of", Uuid),
+    Column("rerun", LargeBinary),  # how it goes again over that run
     Column("timeout_seconds", Integer, nullable=False),
     Column("created_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.now()),
     _time("deadline_at", nullable=False),

@@ -14,7 +14,7 @@ from nats.errors import Error as NatsError
 from services.executor.domain.model import NodeRef
 from services.executor.domain.store import RunStore
 from services.executor.domain.watchers import Token, Watch, Watchers
-from services.executor.engine.state import RunState
+from services.executor.engine.state import NodeState, RunState
 from services.executor.transport import streams
 from services.executor.transport.convert import ref_to_proto
 from services.kit.errors import DomainError
@@ -46,12 +46,12 @@ class Bus:
         """See WakeupBus."""
         return self._client is not None and self._client.is_connected
 
-    def announce(self, state: RunState, ready: Sequence[int]) -> None:
+    def announce(self, state: RunState, ready: Sequence[NodeState]) -> None:
         """See Announcer."""
-        for position in ready:
-            node = state.graph.nodes[position]
-            if node.kind is not None:
-                self.publish(NodeRef(state.run_id, node.key), node.kind.queue, traceparent=state.traceparent)
+        for node in ready:
+            if node.spec.kind is not None:
+                ref = NodeRef(state.run_id, node.spec.key, node.path)
+                self.publish(ref, node.spec.kind.queue, traceparent=state.traceparent)
         ended = state.is_terminal
         self._watchers.notify(state.run_id, ended=ended)
         moved = worker_pb2.RunMoved(last_sequence=state.sequence, ended=ended)

@@ -59,6 +59,18 @@ def _seconds(message: Any, field: str, default: float) -> float:
     return float(getattr(message, field).ToTimedelta().total_seconds()) if message.HasField(field) else default
 
 
+def node_kind(node_type: NodeType) -> NodeKind:
+    """What the engine needs to know of a node type."""
+    return NodeKind(
+        inline=node_type.inline,
+        queue=node_type.queue,
+        default_timeout=node_type.default_timeout_seconds,
+        expression_fields=node_type.expression_fields,
+        body_fields=node_type.body_fields,
+        effect_of=node_type.effect_of or (lambda _: node_type.effect),
+    )
+
+
 def node_type_to_proto(node_type: NodeType) -> run_pb2.NodeType:
     """A catalogue entry."""
     return run_pb2.NodeType(
@@ -228,6 +240,7 @@ def failure_from_proto(failure: run_pb2.Failure) -> Failure:
         node_key=failure.node_key,
         retryable=failure.retryable,
         details=orjson.loads(failure.details.utf8) if failure.details.utf8 else None,
+        item_path=failure.item_path,
     )
 
 
@@ -241,6 +254,7 @@ def failure_to_proto(failure: Failure | None) -> run_pb2.Failure | None:
         node_key=failure.node_key,
         retryable=failure.retryable,
         details=value_pb2.Json(utf8=orjson.dumps(failure.details)) if failure.details else None,
+        item_path=failure.item_path,
     )
 
 

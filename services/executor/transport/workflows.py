@@ -25,6 +25,11 @@ class GrpcWorkflows:
         """Close the connection."""
         await self._channel.close()
 
+    async def find(self, project_id: UUID, name: str) -> UUID:
+        """See Workflows."""
+        request = pb.FindWorkflowRequest(project_id=str(project_id), name=name)
+        return UUID((await self._rpc.call(self._stub.FindWorkflow, request, timeout=_TIMEOUT)).workflow_id)
+
     async def resolve(
         self, project_id: UUID, workflow_id: UUID, selector: VersionSelector, known: list[UUID]
     ) -> ResolvedVersion:

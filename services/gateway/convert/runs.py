@@ -100,6 +100,7 @@ def _failure_to_json(failure: run_pb2.Failure) -> dict[str, Any]:
         "reason": failure.reason,
         "message": failure.message,
         "node_key": failure.node_key or None,
+        "item_path": failure.item_path or None,
         "retryable": failure.retryable,
         "details": json_from_proto(failure.details),
     }

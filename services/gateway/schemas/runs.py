@@ -28,6 +28,7 @@ class Failure(Output):
     reason: str = Field(examples=["HTTP_STATUS"])
     message: str
     node_key: str | None
+    item_path: str | None = Field(description="Place of the failed node inside maps, loops and sub-workflows.")
     retryable: bool
     details: JsonObject | None
 

@@ -90,7 +90,7 @@ class WorkflowNotFoundError(NotFoundError):
     reason = "WORKFLOW_NOT_FOUND"
 
     def __init__(self, workflow_id: UUID | str) -> None:
-        super().__init__(f"There is no workflow with the id {workflow_id}.")
+        super().__init__(f"There is no workflow {workflow_id} in this project.")
 
 
 class VersionNotFoundError(NotFoundError):

@@ -112,6 +112,10 @@ class WorkflowStore(Protocol):
         """
         ...
 
+    async def find_workflow(self, project_id: UUID, name: str) -> UUID | None:
+        """The id of the workflow with that name."""
+        ...
+
     async def get_version(self, project_id: UUID, version_id: UUID) -> tuple[Version, str] | None:
         """A version with its content, also of a deleted workflow."""
         ...

@@ -15,6 +15,7 @@ from services.workflows.domain.model import (
     Selector,
     Version,
     VersionNotFoundError,
+    WorkflowNotFoundError,
 )
 from services.workflows.domain.store import NewVersion, WorkflowStore
 from services.workflows.domain.validation import is_valid
@@ -62,6 +63,13 @@ class Versions:
             raise VersionNotFoundError(f"There is no version with the id {version_id}.")
         version, text = found
         return FullVersion(version, await self._load(version.id, text))
+
+    async def find(self, project_id: UUID, name: str) -> UUID:
+        """The id of the workflow with that name. Raises WorkflowNotFoundError."""
+        workflow_id = await self._store.find_workflow(project_id, name)
+        if workflow_id is None:
+            raise WorkflowNotFoundError(name)
+        return workflow_id
 
     async def resolve(
         self,

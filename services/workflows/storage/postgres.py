@@ -49,6 +49,7 @@ _RESOLVE = {
         (Selector.NEWEST, "v.id = coalesce(w.latest_version_id, w.draft_version_id)"),
     )
 }
+_FIND_WORKFLOW = "SELECT id FROM workflows.workflows WHERE project_id = $1 AND name = $2 AND deleted_at IS NULL"
 _GET_VERSION = f"""
     SELECT {_VERSION_COLUMNS}, v.definition FROM workflows.workflow_versions v WHERE v.id = $1 AND v.project_id = $2
     """  # noqa: S608 - built from the constants here
@@ -198,6 +199,10 @@ class PostgresStore:
         if row is None:
             raise WorkflowNotFoundError(workflow_id)
         return _version_of_record(row) if row["id"] is not None else None
+
+    async def find_workflow(self, project_id: UUID, name: str) -> UUID | None:
+        row = await self._fetch(_FIND_WORKFLOW, project_id, name)
+        return row["id"] if row is not None else None
 
     async def get_version(self, project_id: UUID, version_id: UUID) -> tuple[Version, str] | None:
         row = await self._fetch(_GET_VERSION, version_id, project_id)

@@ -153,6 +153,9 @@ class WorkflowServicer(WorkflowServiceServicer):
         )
         return pb.ResolveVersionResponse(version=convert.full_version_to_proto(version))
 
+    async def FindWorkflow(self, request: pb.FindWorkflowRequest, context: Any) -> pb.FindWorkflowResponse:
+        return pb.FindWorkflowResponse(workflow_id=str(await self._versions.find(_project(request), request.name)))
+
     async def GetVersionById(self, request: pb.GetVersionByIdRequest, context: Any) -> pb.GetVersionByIdResponse:
         version = await self._versions.get_by_id(_project(request), parse_id(request.version_id, resource="version"))
         return pb.GetVersionByIdResponse(version=convert.full_version_to_proto(version))

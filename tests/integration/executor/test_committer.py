@@ -16,27 +16,24 @@ from headrace.workflows.v1 import definition_pb2
 from services.executor.domain.committer import Committer, RunExistsError
 from services.executor.domain.jobs import Jobs, Report, Success
 from services.executor.domain.model import NewRun, NodeRef, Version
+from services.executor.domain.run_states import RunStates
 from services.executor.domain.versions import Versions
 from services.executor.engine import decide
 from services.executor.engine.decide import Verdict
-from services.executor.engine.graph import NodeKind
-from services.executor.engine.state import RunState, RunStatus, Usage
+from services.executor.engine.state import NodeState, RunState, RunStatus, Usage
 from services.executor.handlers.registry import catalogue
 from services.executor.storage.postgres import PostgresRunStore
-from services.executor.transport.convert import graph_from_definition
+from services.executor.transport.convert import graph_from_definition, node_kind
 from services.kit.ids import new_id
 from services.kit.postgres import open_pool
 
-KINDS = {
-    name: NodeKind(kind.inline, kind.queue, kind.default_timeout_seconds, kind.expression_fields)
-    for name, kind in catalogue().items()
-}
+KINDS = {name: node_kind(node_type) for name, node_type in catalogue().items()}
 QUEUES = frozenset({"default"})
 PROJECT = uuid4()
 
 
 class Silent:
-    def announce(self, state: RunState, ready: Sequence[int]) -> None:
+    def announce(self, state: RunState, ready: Sequence[NodeState]) -> None:
         """See Announcer: nobody listens."""
 
 
@@ -47,7 +44,7 @@ class Executor:
         self.store = store
         # Every version is in the store already: the workflows service is never asked.
         self.versions = Versions(store, None, lambda data: graph_from_definition(data, KINDS))  # type: ignore[arg-type]
-        self.committer = Committer(store, self.versions, Silent(), lanes=2)
+        self.committer = Committer(store, RunStates(store, self.versions), Silent(), lanes=2)
         self.jobs = Jobs(store, self.committer, lease_seconds=2)
 
     async def start(self, run_id: UUID, version_id: UUID, run_input: object = None) -> None:
@@ -142,7 +139,11 @@ async def test_a_job_that_another_executor_took_away_can_be_claimed_here(executo
     ref = NodeRef(run_id, "a")
     await one.start(run_id, await a_version(one, {"key": "a"}))
     (first,) = (await one.jobs.claim("w", [ref], "c")).jobs
-    await other.committer.submit(run_id, lambda state: decide.lose_worker(state, 0, first.epoch), lambda _, __: None)
+
+    def lose(state: RunState) -> Verdict:
+        return decide.lose_worker(state, state.root.nodes[0], first.epoch)
+
+    await other.committer.submit(run_id, lose, lambda _, __: None)
 
     claimed = await one.jobs.claim("another", [ref], "d")
 

@@ -1,5 +1,6 @@
 """Handlers that call other services, which are played at the network border; and the catalogue of all types."""
 
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -240,7 +241,7 @@ async def test_noop_returns_its_value(bench):
 def test_the_catalogue_publishes_clean_schemas():
     types = catalogue()
     assert {"llm_call", "http_request", "faiss_search", "db_write", "db_query", "embed", "vector_upsert", "transform",
-            "condition", "switch", "delay", "output", "noop"} <= types.keys()  # fmt: skip
+            "condition", "switch", "delay", "output", "noop", "map", "loop"} <= types.keys()  # fmt: skip
     for name, node_type in types.items():
         assert (node_type.name, node_type.inline) == (name, node_type.category == "logic")
         schema = config_schema(node_type)
@@ -250,9 +251,9 @@ def test_the_catalogue_publishes_clean_schemas():
         assert '"null"' not in orjson.dumps(schema).decode()
         for field, described in schema["properties"].items():
             assert described.keys() >= {"title", "description"}, (name, field)
-        names = {part.partition("[")[0] for part in node_type.expression_fields} | {node_type.dynamic_ports_field} - {
-            ""
-        }
+        names = {re.split(r"[\[:]", part)[0] for part in node_type.expression_fields} | {
+            node_type.dynamic_ports_field
+        } - {""}
         assert names <= schema["properties"].keys()
 
 

@@ -50,4 +50,4 @@ async def test_a_wake_up_and_its_job_carry_the_trace_of_their_run(nats_server):
     finally:
         await client.close()
     assert message.headers == {"traceparent": TRACE}
-    assert make_job(state, 0).traceparent == TRACE
+    assert make_job(state, state.root.nodes[0]).traceparent == TRACE

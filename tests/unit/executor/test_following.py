@@ -64,7 +64,15 @@ async def test_tokens_come_between_the_start_of_their_node_and_its_end() -> None
 
     store = cast("Any", Store(watch))
     nobody = cast("Any", None)
-    runs = Runs(store, nobody, nobody, nobody, watch_everywhere, max_run_seconds=1)
+    runs = Runs(
+        store,
+        nobody,
+        cast("Any", None),
+        nobody,
+        watch_here=nobody,
+        watch_everywhere=watch_everywhere,
+        max_run_seconds=1,
+    )
 
     seen = [
         item.type if isinstance(item, EventView) else item.decode() async for item in runs.follow(uuid4(), uuid4(), 0)
@@ -84,6 +92,9 @@ async def test_a_caller_who_waits_for_a_long_run_looks_now_and_then() -> None:
             return replace(await super().get_run(project_id, run_id), status=RunStatus.RUNNING)
 
     class Resolves:
+        async def links(self, _: object) -> dict[str, object]:
+            return {}
+
         async def resolve(self, *_: object) -> Version:
             return Version(uuid4(), uuid4(), uuid4(), "w", 1, b"", Graph([], [], {}))
 
@@ -92,7 +103,15 @@ async def test_a_caller_who_waits_for_a_long_run_looks_now_and_then() -> None:
             """Accepted."""
 
     store, versions, committer = (cast("Any", each) for each in (Running(Watch()), Resolves(), Accepts()))
-    runs = Runs(store, versions, committer, watches.watch, cast("Any", None), max_run_seconds=1)
+    runs = Runs(
+        store,
+        versions,
+        cast("Any", None),
+        committer,
+        watch_here=watches.watch,
+        watch_everywhere=cast("Any", None),
+        max_run_seconds=1,
+    )
     run = await runs.start(
         *(uuid4(), uuid4(), VersionSelector()),
         input_json=b"{}",

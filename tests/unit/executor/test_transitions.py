@@ -46,29 +46,30 @@ def started(*nodes: Node) -> RunState:
 
 def test_an_inline_node_that_waited_for_another_attempt_is_evaluated_again() -> None:
     state = started(node("t", "transform", {"values": {"a": "{{ input.missing }}"}}, RETRY_ALL))
-    assert state.nodes[0].status is NodeStatus.WAITING
+    assert state.root.nodes[0].status is NodeStatus.WAITING
 
-    assert decide.wake(state, 0, state.nodes[0].epoch) is Verdict.ACCEPTED
+    assert decide.wake(state, state.root.nodes[0], state.root.nodes[0].epoch) is Verdict.ACCEPTED
 
-    assert state.nodes[0].status is NodeStatus.FAILED
-    assert state.nodes[0].failures == 2
+    assert state.root.nodes[0].status is NodeStatus.FAILED
+    assert state.root.nodes[0].failures == 2
     assert state.status is RunStatus.FAILED
 
 
 def test_a_delay_that_is_over_succeeds() -> None:
     state = started(node("d", "delay", {"seconds": 5}, RETRY_ALL))
     assert state.status is RunStatus.WAITING
-    assert decide.wake(state, 0, 0) is Verdict.ACCEPTED
+    assert decide.wake(state, state.root.nodes[0], 0) is Verdict.ACCEPTED
     assert state.status is RunStatus.SUCCEEDED
 
 
 def test_a_timer_of_an_earlier_attempt_does_not_cut_the_wait_for_the_next_short() -> None:
     state = started(node("w", "work", retry=RetryPolicy(max_attempts=3)))
     for claim_id in ("first", "second"):
-        decide.claim(state, 0, worker="w", claim_id=claim_id)
-        decide.report_failure(state, 0, state.nodes[0].epoch, Failure("BUSY", "", retryable=True))
+        decide.claim(state, state.root.nodes[0], worker="w", claim_id=claim_id)
+        failure = Failure("BUSY", "", retryable=True)
+        decide.report_failure(state, state.root.nodes[0], state.root.nodes[0].epoch, failure)
         if claim_id == "first":
-            first_timer = state.nodes[0].epoch
-            assert decide.wake(state, 0, first_timer) is Verdict.ACCEPTED
-    assert decide.wake(state, 0, first_timer) is Verdict.STALE
-    assert state.nodes[0].status is NodeStatus.WAITING
+            first_timer = state.root.nodes[0].epoch
+            assert decide.wake(state, state.root.nodes[0], first_timer) is Verdict.ACCEPTED
+    assert decide.wake(state, state.root.nodes[0], first_timer) is Verdict.STALE
+    assert state.root.nodes[0].status is NodeStatus.WAITING

@@ -117,6 +117,7 @@ class Failure(_message.Message):
     NODE_KEY_FIELD_NUMBER: _builtins.int
     RETRYABLE_FIELD_NUMBER: _builtins.int
     DETAILS_FIELD_NUMBER: _builtins.int
+    ITEM_PATH_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
     """UPPER_SNAKE, stable."""
     message: _builtins.str
@@ -125,6 +126,8 @@ class Failure(_message.Message):
     """Key of the failed node; empty for a run-wide cause."""
     retryable: _builtins.bool
     """Another attempt may help."""
+    item_path: _builtins.str
+    """Place of the failed node inside maps, loops and sub-workflows; empty at the top."""
     @_builtins.property
     def details(self) -> _value_pb2.Json:
         """JSON object with more, such as an HTTP status. May be empty."""
@@ -137,10 +140,11 @@ class Failure(_message.Message):
         node_key: _builtins.str = ...,
         retryable: _builtins.bool = ...,
         details: _value_pb2.Json | None = ...,
+        item_path: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["details", b"details"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["details", b"details", "message", b"message", "node_key", b"node_key", "reason", b"reason", "retryable", b"retryable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["details", b"details", "item_path", b"item_path", "message", b"message", "node_key", b"node_key", "reason", b"reason", "retryable", b"retryable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

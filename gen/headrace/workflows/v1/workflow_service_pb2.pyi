@@ -1202,6 +1202,54 @@ class ResolveVersionResponse(_message.Message):
 Global___ResolveVersionResponse: _TypeAlias = ResolveVersionResponse  # noqa: Y015
 
 @_typing.final
+class FindWorkflowRequest(_message.Message):
+    """FindWorkflowRequest names a workflow."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """UUID."""
+    name: _builtins.str
+    """As its author wrote it."""
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "project_id", b"project_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindWorkflowRequest: _TypeAlias = FindWorkflowRequest  # noqa: Y015
+
+@_typing.final
+class FindWorkflowResponse(_message.Message):
+    """FindWorkflowResponse holds its id."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKFLOW_ID_FIELD_NUMBER: _builtins.int
+    workflow_id: _builtins.str
+    """UUID."""
+    def __init__(
+        self,
+        *,
+        workflow_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["workflow_id", b"workflow_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindWorkflowResponse: _TypeAlias = FindWorkflowResponse  # noqa: Y015
+
+@_typing.final
 class GetVersionByIdRequest(_message.Message):
     """GetVersionByIdRequest names a version."""
 

@@ -132,6 +132,11 @@ class WorkflowServiceStub:
                 request_serializer=headrace_dot_workflows_dot_v1_dot_workflow__service__pb2.ResolveVersionRequest.SerializeToString,
                 response_deserializer=headrace_dot_workflows_dot_v1_dot_workflow__service__pb2.ResolveVersionResponse.FromString,
                 _registered_method=True)
+        self.FindWorkflow = channel.unary_unary(
+                '/headrace.workflows.v1.WorkflowService/FindWorkflow',
+                request_serializer=headrace_dot_workflows_dot_v1_dot_workflow__service__pb2.FindWorkflowRequest.SerializeToString,
+                response_deserializer=headrace_dot_workflows_dot_v1_dot_workflow__service__pb2.FindWorkflowResponse.FromString,
+                _registered_method=True)
         self.GetVersionById = channel.unary_unary(
                 '/headrace.workflows.v1.WorkflowService/GetVersionById',
                 request_serializer=headrace_dot_workflows_dot_v1_dot_workflow__service__pb2.GetVersionByIdRequest.SerializeToString,
@@ -282,6 +287,13 @@ class WorkflowServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FindWorkflow(self, request, context):
+        """FindWorkflow returns the id of the workflow with a name. Fails with WORKFLOW_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetVersionById(self, request, context):
         """GetVersionById returns a version by its id, also of a deleted workflow. Fails with VERSION_NOT_FOUND.
         """
@@ -386,6 +398,11 @@ def add_WorkflowServiceServicer_to_server(servicer, server):
                     servicer.ResolveVersion,
                     request_deserializer=headrace_dot_workflows_dot_v1_dot_workflow__service__pb2.ResolveVersionRequest.FromString,
                     response_serializer=headrace_dot_workflows_dot_v1_dot_workflow__service__pb2.ResolveVersionResponse.SerializeToString,
+            ),
+            'FindWorkflow': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindWorkflow,
+                    request_deserializer=headrace_dot_workflows_dot_v1_dot_workflow__service__pb2.FindWorkflowRequest.FromString,
+                    response_serializer=headrace_dot_workflows_dot_v1_dot_workflow__service__pb2.FindWorkflowResponse.SerializeToString,
             ),
             'GetVersionById': grpc.unary_unary_rpc_method_handler(
                     servicer.GetVersionById,
@@ -909,6 +926,33 @@ class WorkflowService:
             '/headrace.workflows.v1.WorkflowService/ResolveVersion',
             headrace_dot_workflows_dot_v1_dot_workflow__service__pb2.ResolveVersionRequest.SerializeToString,
             headrace_dot_workflows_dot_v1_dot_workflow__service__pb2.ResolveVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindWorkflow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.workflows.v1.WorkflowService/FindWorkflow',
+            headrace_dot_workflows_dot_v1_dot_workflow__service__pb2.FindWorkflowRequest.SerializeToString,
+            headrace_dot_workflows_dot_v1_dot_workflow__service__pb2.FindWorkflowResponse.FromString,
             options,
             channel_credentials,
             insecure,

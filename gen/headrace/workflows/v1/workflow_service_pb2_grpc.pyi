@@ -81,6 +81,8 @@ class WorkflowServiceStub:
     (same content = same version). The definition is left out when its content is already known to the caller. Fails with
     VERSION_NOT_FOUND, INVALID_DEFINITION with all issues.
     """
+    FindWorkflow: _grpc.UnaryUnaryMultiCallable[_workflow_service_pb2.FindWorkflowRequest, _workflow_service_pb2.FindWorkflowResponse]
+    """FindWorkflow returns the id of the workflow with a name. Fails with WORKFLOW_NOT_FOUND."""
     GetVersionById: _grpc.UnaryUnaryMultiCallable[_workflow_service_pb2.GetVersionByIdRequest, _workflow_service_pb2.GetVersionByIdResponse]
     """GetVersionById returns a version by its id, also of a deleted workflow. Fails with VERSION_NOT_FOUND."""
 
@@ -137,6 +139,8 @@ class WorkflowServiceAsyncStub(WorkflowServiceStub):
     (same content = same version). The definition is left out when its content is already known to the caller. Fails with
     VERSION_NOT_FOUND, INVALID_DEFINITION with all issues.
     """
+    FindWorkflow: _aio.UnaryUnaryMultiCallable[_workflow_service_pb2.FindWorkflowRequest, _workflow_service_pb2.FindWorkflowResponse]  # type: ignore[assignment]
+    """FindWorkflow returns the id of the workflow with a name. Fails with WORKFLOW_NOT_FOUND."""
     GetVersionById: _aio.UnaryUnaryMultiCallable[_workflow_service_pb2.GetVersionByIdRequest, _workflow_service_pb2.GetVersionByIdResponse]  # type: ignore[assignment]
     """GetVersionById returns a version by its id, also of a deleted workflow. Fails with VERSION_NOT_FOUND."""
 
@@ -304,6 +308,14 @@ class WorkflowServiceServicer(metaclass=_abc_1.ABCMeta):
         (same content = same version). The definition is left out when its content is already known to the caller. Fails with
         VERSION_NOT_FOUND, INVALID_DEFINITION with all issues.
         """
+
+    @_abc_1.abstractmethod
+    def FindWorkflow(
+        self,
+        request: _workflow_service_pb2.FindWorkflowRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_workflow_service_pb2.FindWorkflowResponse, _abc.Awaitable[_workflow_service_pb2.FindWorkflowResponse]]:
+        """FindWorkflow returns the id of the workflow with a name. Fails with WORKFLOW_NOT_FOUND."""
 
     @_abc_1.abstractmethod
     def GetVersionById(
