@@ -45,7 +45,8 @@ class EffectsWouldRepeatError(FailedPreconditionError):
         super().__init__(
             f"These node executions have acted on the outside and would again: {shown}. Repeat with `confirm`, or give "
             "their outputs in `overrides`.",
-            metadata={"node_executions": ",".join(names[:200])},
+            # An error travels in the trailer of a call, which has little room.
+            metadata={"node_executions": ",".join(names)[:2000], "count": str(len(names))},
         )
 
 

@@ -9,7 +9,7 @@ from headrace.executor.v1 import executor_service_pb2 as pb
 from headrace.executor.v1.executor_service_pb2_grpc import ExecutorServiceServicer
 from opentelemetry import propagate
 
-from services.executor.domain.model import EventView, RunFilter, RunNotFoundError, VersionSelector
+from services.executor.domain.model import EventView, RerunAsk, RunFilter, RunNotFoundError, VersionSelector
 from services.executor.domain.runs import Runs
 from services.executor.domain.store import RunStore
 from services.executor.engine.state import RunStatus
@@ -41,8 +41,6 @@ class ExecutorServicer(ExecutorServiceServicer):
 
     async def StartRun(self, request: pb.StartRunRequest, context: Context) -> pb.StartRunResponse:
         """See the contract."""
-        carrier: dict[str, str] = {}
-        propagate.inject(carrier)
         run = await self._runs.start(
             _project(request.project_id),
             parse_id(request.workflow_id, resource="workflow"),
@@ -50,10 +48,22 @@ class ExecutorServicer(ExecutorServiceServicer):
             input_json=request.input.utf8 or b"{}",
             request_id=request.request_id,
             started_by=UUID(request.started_by) if request.started_by else None,
-            traceparent=carrier.get("traceparent", ""),
+            traceparent=_traceparent(),
             wait_seconds=min(request.wait.ToTimedelta().total_seconds(), MAX_WAIT_SECONDS),
         )
         return pb.StartRunResponse(run=run_to_proto(run))
+
+    async def RerunRun(self, request: pb.RerunRunRequest, context: Context) -> pb.RerunRunResponse:
+        """See the contract."""
+        run = await self._runs.rerun(
+            _project(request.project_id),
+            _run(request.run_id),
+            _rerun(request),
+            request_id=request.request_id,
+            started_by=UUID(request.started_by) if request.started_by else None,
+            traceparent=_traceparent(),
+        )
+        return pb.RerunRunResponse(run=run_to_proto(run))
 
     async def GetRun(self, request: pb.GetRunRequest, context: Context) -> pb.GetRunResponse:
         """See the contract."""
@@ -129,7 +139,27 @@ class ExecutorServicer(ExecutorServiceServicer):
         return pb.ListNodeTypesResponse(node_types=self._node_types)
 
 
-def _selector(request: pb.StartRunRequest) -> VersionSelector:
+def _rerun(request: pb.RerunRunRequest) -> RerunAsk:
+    return RerunAsk(
+        start=_place(request.start) if request.HasField("start") else None,
+        overrides={_place(given.place): given.output.utf8 or b"null" for given in request.overrides},
+        input_json=request.input.utf8 or b"{}" if request.HasField("input") else None,
+        selector=_selector(request) if request.WhichOneof("selector") else None,
+        confirm=request.confirm,
+    )
+
+
+def _place(place: pb.NodePlace) -> tuple[str, str]:
+    return place.item_path, place.node_key
+
+
+def _traceparent() -> str:
+    carrier: dict[str, str] = {}
+    propagate.inject(carrier)
+    return carrier.get("traceparent", "")
+
+
+def _selector(request: pb.StartRunRequest | pb.RerunRunRequest) -> VersionSelector:
     match request.WhichOneof("selector"):
         case "number":
             if request.number < 1:

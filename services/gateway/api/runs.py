@@ -29,7 +29,7 @@ from services.gateway.convert.runs import (
 from services.gateway.identity import Access
 from services.gateway.routing import Json, new_router
 from services.gateway.schemas.common import Time
-from services.gateway.schemas.runs import NodeExecutionPage, Run, RunInput, RunPage, RunStatusName
+from services.gateway.schemas.runs import NodeExecutionPage, RerunInput, Run, RunInput, RunPage, RunStatusName
 
 router = new_router("/api/v1", "runs")
 
@@ -84,12 +84,7 @@ async def start_run(
     if body is not None:
         if body.input is not None:
             asked.input.CopyFrom(json_to_proto(body.input))
-        if body.version == "draft":
-            asked.draft = True
-        elif body.version == "latest":
-            asked.latest = True
-        elif body.version is not None:
-            asked.number = body.version
+        _select(asked, body.version)
     if wait:
         asked.wait.CopyFrom(seconds_to_proto(wait))
     reply = await clients.call(clients.executor.StartRun, asked, timeout=wait + clients.rpc_timeout_seconds)
@@ -158,6 +153,56 @@ async def cancel_run(request: Request, access: Editor, run_id: RunId) -> Respons
     asked = pb.CancelRunRequest(project_id=access.project_id, run_id=run_id)
     reply = await clients.call(clients.executor.CancelRun, asked)
     return Json(run_to_json(reply.run), status_code=202)
+
+
+@router.post("/runs/{run_id}/rerun", status_code=202, response_model=Run)
+async def rerun_run(
+    request: Request,
+    access: Editor,
+    run_id: RunId,
+    body: RerunInput | None = None,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Go again over a run that has ended, as a new run that uses its recorded results again.
+
+    A node runs again if it is asked for, did not succeed, has changed in the version to run, reads an input that was
+    changed, or comes after such a node. Where that would repeat effects, this answers 409 EFFECTS_WOULD_REPEAT and
+    names them, until `confirm` is true.
+    """
+    clients = clients_of(request)
+    asked = pb.RerunRunRequest(
+        project_id=access.project_id, run_id=run_id, request_id=idempotency_key or "", started_by=access.user_id
+    )
+    if body is not None:
+        _fill_rerun(asked, body)
+    reply = await clients.call(clients.executor.RerunRun, asked)
+    headers = {"Location": f"/api/v1/runs/{reply.run.id}"}
+    return Json(run_to_json(reply.run), status_code=202, headers=headers)
+
+
+def _fill_rerun(asked: pb.RerunRunRequest, body: RerunInput) -> None:
+    if body.from_node is not None:
+        asked.start.CopyFrom(_place(body.from_node))
+    for name, output in body.overrides.items():
+        asked.overrides.add(place=_place(name), output=json_to_proto(output))
+    if "input" in body.model_fields_set:
+        asked.input.CopyFrom(json_to_proto({} if body.input is None else body.input))
+    _select(asked, body.version)
+    asked.confirm = body.confirm
+
+
+def _place(name: str) -> pb.NodePlace:
+    path, _, key = name.rpartition("/")
+    return pb.NodePlace(node_key=key, item_path=path)
+
+
+def _select(asked: pb.StartRunRequest | pb.RerunRunRequest, version: int | str | None) -> None:
+    if version == "draft":
+        asked.draft = True
+    elif version == "latest":
+        asked.latest = True
+    elif isinstance(version, int):
+        asked.number = version
 
 
 def _list_request(

@@ -22,6 +22,34 @@ class RunInput(Input):
     )
 
 
+NodePlace = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=1024,
+        description="Key of a node, after its place inside maps, loops and sub-workflows: `fetch`, `each[3]/fetch`.",
+        examples=["each[3]/fetch"],
+    ),
+]
+
+
+class RerunInput(Input):
+    """How to go again over a run."""
+
+    model_config = ConfigDict(json_schema_extra={"example": {"from_node": "answer", "confirm": True}})
+    from_node: NodePlace | None = Field(
+        None, description="It and all that comes after it run again. null = what did not succeed, and what comes after."
+    )
+    overrides: dict[NodePlace, Any] = Field(
+        default_factory=dict, max_length=1000, description="Outputs by node, to go on with in place of running it."
+    )
+    input: Any = Field(None, description="In place of the earlier run's; left out = that one.")
+    version: Annotated[int, Field(ge=1, le=INT32_MAX)] | Literal["draft", "latest"] | None = Field(
+        None, description="null = the version of the earlier run."
+    )
+    confirm: bool = Field(False, description="Effects that have happened may happen again.")
+
+
 class Failure(Output):
     """Why a node or a run failed."""
 
@@ -67,7 +95,9 @@ class NodeExecution(Output):
     """One node, one item, in one run."""
 
     node_key: str
-    item_path: str = Field(description="Place inside maps and loops, such as `3.0`; empty at the top.")
+    item_path: str = Field(
+        description="Place inside maps, loops and sub-workflows, such as `each[3]`; empty at the top."
+    )
     type: str
     status: NodeStatusName
     attempt: int = Field(description="The present or last, from 1; 0 = none yet.")

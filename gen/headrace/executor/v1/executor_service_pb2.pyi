@@ -107,6 +107,156 @@ class StartRunResponse(_message.Message):
 Global___StartRunResponse: _TypeAlias = StartRunResponse  # noqa: Y015
 
 @_typing.final
+class NodePlace(_message.Message):
+    """NodePlace names a node execution within a run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_KEY_FIELD_NUMBER: _builtins.int
+    ITEM_PATH_FIELD_NUMBER: _builtins.int
+    node_key: _builtins.str
+    """Key of the node."""
+    item_path: _builtins.str
+    """Place inside maps, loops and sub-workflows; empty at the top."""
+    def __init__(
+        self,
+        *,
+        node_key: _builtins.str = ...,
+        item_path: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["item_path", b"item_path", "node_key", b"node_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodePlace: _TypeAlias = NodePlace  # noqa: Y015
+
+@_typing.final
+class NodeOverride(_message.Message):
+    """NodeOverride gives an output in place of running a node."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLACE_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def place(self) -> Global___NodePlace:
+        """The node execution."""
+
+    @_builtins.property
+    def output(self) -> _value_pb2.Json:
+        """Its output."""
+
+    def __init__(
+        self,
+        *,
+        place: Global___NodePlace | None = ...,
+        output: _value_pb2.Json | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["output", b"output", "place", b"place"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["output", b"output", "place", b"place"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeOverride: _TypeAlias = NodeOverride  # noqa: Y015
+
+@_typing.final
+class RerunRunRequest(_message.Message):
+    """RerunRunRequest says how to go again over a run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    OVERRIDES_FIELD_NUMBER: _builtins.int
+    INPUT_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    LATEST_FIELD_NUMBER: _builtins.int
+    DRAFT_FIELD_NUMBER: _builtins.int
+    CONFIRM_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    STARTED_BY_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """UUID."""
+    run_id: _builtins.str
+    """UUID of the run that has ended."""
+    number: _builtins.int
+    """A published version."""
+    latest: _builtins.bool
+    """The newest published version."""
+    draft: _builtins.bool
+    """The draft."""
+    confirm: _builtins.bool
+    """Effects may be repeated."""
+    request_id: _builtins.str
+    """Optional idempotency key."""
+    started_by: _builtins.str
+    """UUID of the user who asks; empty when a machine did."""
+    @_builtins.property
+    def start(self) -> Global___NodePlace:
+        """Where to go again from; absent = from what did not succeed."""
+
+    @_builtins.property
+    def overrides(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeOverride]:
+        """Outputs to go on with."""
+
+    @_builtins.property
+    def input(self) -> _value_pb2.Json:
+        """Absent = the input of the earlier run."""
+
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        run_id: _builtins.str = ...,
+        start: Global___NodePlace | None = ...,
+        overrides: _abc.Iterable[Global___NodeOverride] | None = ...,
+        input: _value_pb2.Json | None = ...,
+        number: _builtins.int = ...,
+        latest: _builtins.bool = ...,
+        draft: _builtins.bool = ...,
+        confirm: _builtins.bool = ...,
+        request_id: _builtins.str = ...,
+        started_by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["draft", b"draft", "input", b"input", "latest", b"latest", "number", b"number", "selector", b"selector", "start", b"start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirm", b"confirm", "draft", b"draft", "input", b"input", "latest", b"latest", "number", b"number", "overrides", b"overrides", "project_id", b"project_id", "request_id", b"request_id", "run_id", b"run_id", "selector", b"selector", "start", b"start", "started_by", b"started_by"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_selector: _TypeAlias = _typing.Literal["number", "latest", "draft"]  # noqa: Y015
+    _WhichOneofArgType_selector: _TypeAlias = _typing.Literal["selector", b"selector"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_selector) -> _WhichOneofReturnType_selector | None: ...
+
+Global___RerunRunRequest: _TypeAlias = RerunRunRequest  # noqa: Y015
+
+@_typing.final
+class RerunRunResponse(_message.Message):
+    """RerunRunResponse holds the new run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def run(self) -> _run_pb2.Run:
+        """As accepted; `rerun_of` names the earlier one."""
+
+    def __init__(
+        self,
+        *,
+        run: _run_pb2.Run | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RerunRunResponse: _TypeAlias = RerunRunResponse  # noqa: Y015
+
+@_typing.final
 class GetRunRequest(_message.Message):
     """GetRunRequest names a run."""
 

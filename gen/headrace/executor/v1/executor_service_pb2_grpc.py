@@ -70,6 +70,11 @@ class ExecutorServiceStub:
                 request_serializer=headrace_dot_executor_dot_v1_dot_executor__service__pb2.CancelRunRequest.SerializeToString,
                 response_deserializer=headrace_dot_executor_dot_v1_dot_executor__service__pb2.CancelRunResponse.FromString,
                 _registered_method=True)
+        self.RerunRun = channel.unary_unary(
+                '/headrace.executor.v1.ExecutorService/RerunRun',
+                request_serializer=headrace_dot_executor_dot_v1_dot_executor__service__pb2.RerunRunRequest.SerializeToString,
+                response_deserializer=headrace_dot_executor_dot_v1_dot_executor__service__pb2.RerunRunResponse.FromString,
+                _registered_method=True)
         self.ListNodeTypes = channel.unary_unary(
                 '/headrace.executor.v1.ExecutorService/ListNodeTypes',
                 request_serializer=headrace_dot_executor_dot_v1_dot_executor__service__pb2.ListNodeTypesRequest.SerializeToString,
@@ -133,6 +138,16 @@ class ExecutorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RerunRun(self, request, context):
+        """RerunRun accepts a run that goes again over one that has ended: what is not asked for again, has not changed and does
+        not come after something that has, keeps its recorded result. Idempotent by request_id. Fails with RUN_NOT_ENDED, with
+        INVALID_ARGUMENT for places that are not there, with EFFECTS_WOULD_REPEAT and a list of node executions whose effects
+        would happen again unless confirmed, and as StartRun does.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListNodeTypes(self, request, context):
         """ListNodeTypes returns the catalogue by name.
         """
@@ -177,6 +192,11 @@ def add_ExecutorServiceServicer_to_server(servicer, server):
                     servicer.CancelRun,
                     request_deserializer=headrace_dot_executor_dot_v1_dot_executor__service__pb2.CancelRunRequest.FromString,
                     response_serializer=headrace_dot_executor_dot_v1_dot_executor__service__pb2.CancelRunResponse.SerializeToString,
+            ),
+            'RerunRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.RerunRun,
+                    request_deserializer=headrace_dot_executor_dot_v1_dot_executor__service__pb2.RerunRunRequest.FromString,
+                    response_serializer=headrace_dot_executor_dot_v1_dot_executor__service__pb2.RerunRunResponse.SerializeToString,
             ),
             'ListNodeTypes': grpc.unary_unary_rpc_method_handler(
                     servicer.ListNodeTypes,
@@ -374,6 +394,33 @@ class ExecutorService:
             '/headrace.executor.v1.ExecutorService/CancelRun',
             headrace_dot_executor_dot_v1_dot_executor__service__pb2.CancelRunRequest.SerializeToString,
             headrace_dot_executor_dot_v1_dot_executor__service__pb2.CancelRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RerunRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.executor.v1.ExecutorService/RerunRun',
+            headrace_dot_executor_dot_v1_dot_executor__service__pb2.RerunRunRequest.SerializeToString,
+            headrace_dot_executor_dot_v1_dot_executor__service__pb2.RerunRunResponse.FromString,
             options,
             channel_credentials,
             insecure,

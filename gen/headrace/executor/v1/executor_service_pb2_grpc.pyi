@@ -53,6 +53,12 @@ class ExecutorServiceStub:
     """CancelRun ends a run: nodes not started are cancelled at once, running ones are told and their results ignored.
     Idempotent; an ended run is returned as it is.
     """
+    RerunRun: _grpc.UnaryUnaryMultiCallable[_executor_service_pb2.RerunRunRequest, _executor_service_pb2.RerunRunResponse]
+    """RerunRun accepts a run that goes again over one that has ended: what is not asked for again, has not changed and does
+    not come after something that has, keeps its recorded result. Idempotent by request_id. Fails with RUN_NOT_ENDED, with
+    INVALID_ARGUMENT for places that are not there, with EFFECTS_WOULD_REPEAT and a list of node executions whose effects
+    would happen again unless confirmed, and as StartRun does.
+    """
     ListNodeTypes: _grpc.UnaryUnaryMultiCallable[_executor_service_pb2.ListNodeTypesRequest, _executor_service_pb2.ListNodeTypesResponse]
     """ListNodeTypes returns the catalogue by name."""
 
@@ -80,6 +86,12 @@ class ExecutorServiceAsyncStub(ExecutorServiceStub):
     CancelRun: _aio.UnaryUnaryMultiCallable[_executor_service_pb2.CancelRunRequest, _executor_service_pb2.CancelRunResponse]  # type: ignore[assignment]
     """CancelRun ends a run: nodes not started are cancelled at once, running ones are told and their results ignored.
     Idempotent; an ended run is returned as it is.
+    """
+    RerunRun: _aio.UnaryUnaryMultiCallable[_executor_service_pb2.RerunRunRequest, _executor_service_pb2.RerunRunResponse]  # type: ignore[assignment]
+    """RerunRun accepts a run that goes again over one that has ended: what is not asked for again, has not changed and does
+    not come after something that has, keeps its recorded result. Idempotent by request_id. Fails with RUN_NOT_ENDED, with
+    INVALID_ARGUMENT for places that are not there, with EFFECTS_WOULD_REPEAT and a list of node executions whose effects
+    would happen again unless confirmed, and as StartRun does.
     """
     ListNodeTypes: _aio.UnaryUnaryMultiCallable[_executor_service_pb2.ListNodeTypesRequest, _executor_service_pb2.ListNodeTypesResponse]  # type: ignore[assignment]
     """ListNodeTypes returns the catalogue by name."""
@@ -147,6 +159,18 @@ class ExecutorServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_executor_service_pb2.CancelRunResponse, _abc.Awaitable[_executor_service_pb2.CancelRunResponse]]:
         """CancelRun ends a run: nodes not started are cancelled at once, running ones are told and their results ignored.
         Idempotent; an ended run is returned as it is.
+        """
+
+    @_abc_1.abstractmethod
+    def RerunRun(
+        self,
+        request: _executor_service_pb2.RerunRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_executor_service_pb2.RerunRunResponse, _abc.Awaitable[_executor_service_pb2.RerunRunResponse]]:
+        """RerunRun accepts a run that goes again over one that has ended: what is not asked for again, has not changed and does
+        not come after something that has, keeps its recorded result. Idempotent by request_id. Fails with RUN_NOT_ENDED, with
+        INVALID_ARGUMENT for places that are not there, with EFFECTS_WOULD_REPEAT and a list of node executions whose effects
+        would happen again unless confirmed, and as StartRun does.
         """
 
     @_abc_1.abstractmethod

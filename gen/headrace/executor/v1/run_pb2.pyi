@@ -266,7 +266,7 @@ class NodeExecution(_message.Message):
     node_key: _builtins.str
     """Key of the node."""
     item_path: _builtins.str
-    """Place inside maps and loops, such as `3.0`; empty at the top."""
+    """Place inside maps, loops and sub-workflows, such as `each[3]`; empty at the top."""
     type: _builtins.str
     """Node type."""
     status: Global___NodeStatus.ValueType
@@ -357,7 +357,7 @@ class RunEvent(_message.Message):
     node_key: _builtins.str
     """Key of the node; empty for run events."""
     item_path: _builtins.str
-    """Place inside maps and loops."""
+    """Place inside maps, loops and sub-workflows; empty at the top."""
     @_builtins.property
     def at(self) -> _timestamp_pb2.Timestamp:
         """When."""

@@ -65,7 +65,7 @@ class JobRef(_message.Message):
     node_key: _builtins.str
     """Key of the node."""
     item_path: _builtins.str
-    """Place inside maps and loops."""
+    """Place inside maps, loops and sub-workflows; empty at the top."""
     def __init__(
         self,
         *,
@@ -586,7 +586,7 @@ class NodeToken(_message.Message):
     node_key: _builtins.str
     """Key of the node."""
     item_path: _builtins.str
-    """Place inside maps and loops."""
+    """Place inside maps, loops and sub-workflows; empty at the top."""
     attempt: _builtins.int
     """From 1."""
     text: _builtins.str
