@@ -86,8 +86,13 @@ class User:
 
     async def nodes(self, run_id: str) -> dict[str, dict[str, Any]]:
         """Node executions by key."""
+        return {item["node_key"]: item for item in await self.node_list(run_id)}
+
+    async def node_list(self, run_id: str) -> list[dict[str, Any]]:
+        """Node executions, those inside containers included."""
         page = await self.ask("GET", f"/runs/{run_id}/nodes?page_size=200")
-        return {item["node_key"]: item for item in page["items"]}
+        items: list[dict[str, Any]] = page["items"]
+        return items
 
     async def events(self, run_id: str, last_event_id: str = "") -> AsyncIterator[Event]:
         """The stream of a run's events, until the server ends it."""

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Container
 from random import Random
 from typing import Any
 
@@ -9,7 +10,7 @@ import orjson
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.executor.engine import decide
+from services.executor.engine import decide, rerun
 from services.executor.engine.decide import Verdict
 from services.executor.engine.restore import restore
 from services.executor.engine.state import (
@@ -42,7 +43,7 @@ def keep(state: RunState, rows: Rows) -> None:
 def restored(case: Case, state: RunState, rows: Rows) -> RunState:
     """The state as another executor would read it from the rows."""
     fresh = case.new_state()
-    for name in ("run_id", "version", "status", "sequence", "output", "error", "usage"):
+    for name in ("run_id", "recorded", "version", "status", "sequence", "output", "error", "usage"):
         setattr(fresh, name, getattr(state, name))
     restore(fresh, rows)
     return fresh
@@ -108,7 +109,7 @@ def report(case: Case, state: RunState, node: NodeState) -> None:
             return
 
 
-def check(state: RunState, rows: Rows, expected: Expected) -> None:
+def check(state: RunState, rows: Rows, expected: Expected, recorded: Container[rerun.Place] = ()) -> None:
     assert all(row.status in NODE_TERMINAL for found in rows.values() for row in found.values())
     if expected.fatal:
         assert state.status is RunStatus.FAILED
@@ -120,15 +121,15 @@ def check(state: RunState, rows: Rows, expected: Expected) -> None:
     assert state.status is RunStatus.SUCCEEDED
     assert state.output is not None
     assert without_errors(orjson.loads(state.output)) == without_errors(expected.result)
-    check_scope(rows, "", expected)
+    check_scope(rows, "", expected, recorded)
 
 
-def check_scope(rows: Rows, path: str, expected: Expected) -> None:
+def check_scope(rows: Rows, path: str, expected: Expected, recorded: Container[rerun.Place]) -> None:
     assert statuses(rows[path]) == expected.statuses
     for inner_path, inner in expected.inside.items():
         holder = inner_path.removeprefix(f"{path}/" if path else "").partition("[")[0]
-        if expected.statuses[holder] == "succeeded" and not inner.fatal:
-            check_scope(rows, inner_path, inner)
+        if expected.statuses[holder] == "succeeded" and not inner.fatal and (path, holder) not in recorded:
+            check_scope(rows, inner_path, inner, recorded)
 
 
 def statuses(found: dict[str, NodeRow]) -> dict[str, str]:
@@ -143,10 +144,8 @@ def without_errors(value: Any) -> Any:
     return [without_errors(item) for item in value] if isinstance(value, list) else value
 
 
-@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
-@given(case=cases(), seed=st.integers(0, 2**32))
-def test_a_run_ends_as_the_reference_interpreter_says(case: Case, seed: int) -> None:
-    state, rows, chance = case.new_state(), Rows(), Random(seed)  # noqa: S311 - nothing secret
+def run_to_end(case: Case, state: RunState, rows: Rows, chance: Random) -> RunState:
+    """Let things happen in random order, with executors taking over from each other, until the run has ended."""
     decide.start(state)
     sequence = 0
     for _ in range(3000):
@@ -155,7 +154,7 @@ def test_a_run_ends_as_the_reference_interpreter_says(case: Case, seed: int) -> 
         sequence += len(sequences)
         keep(state, rows)
         if state.is_terminal:
-            break
+            return state
         if chance.random() < 0.3:  # another executor takes over
             before = summary(state)
             state = restored(case, state, rows)
@@ -172,9 +171,37 @@ def test_a_run_ends_as_the_reference_interpreter_says(case: Case, seed: int) -> 
         is_active = any(node.status is not NodeStatus.WAITING for node in open_nodes)
         assert state.status is (RunStatus.RUNNING if is_active else RunStatus.WAITING)
         act(case, state, chance.choice(open_nodes), chance.choice(["report", "report", "lose", "release"]))
-    else:
-        raise AssertionError("the run did not end")
+    raise AssertionError("the run did not end")
+
+
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+@given(case=cases(), seed=st.integers(0, 2**32))
+def test_a_run_ends_as_the_reference_interpreter_says(case: Case, seed: int) -> None:
+    rows = Rows()
+    state = run_to_end(case, case.new_state(), rows, Random(seed))  # noqa: S311 - nothing secret
     check(state, rows, case.expected)
+
+
+@settings(max_examples=EXAMPLES // 2, deadline=None, suppress_health_check=list(HealthCheck))
+@given(case=cases(), seed=st.integers(0, 2**32))
+def test_going_again_over_a_run_comes_to_the_same_end(case: Case, seed: int) -> None:
+    chance, rows, rows_again = Random(seed), Rows(), Rows()  # noqa: S311 - nothing secret
+    run_to_end(case, case.new_state(), rows, chance)
+    places = [(path, key) for path, found in rows.items() for key in found]
+    start = chance.choice([None, *places])
+    links = {name: linked.graph for name, linked in case.links.items()}
+    plan = rerun.plan(rerun.Before(case.graph, links, rows), case.graph, links, rerun.Again(start))
+    assert start not in plan.recorded
+    state = case.new_state()
+    state.recorded = plan.recorded
+
+    state = run_to_end(case, state, rows_again, chance)
+
+    check(state, rows_again, case.expected, plan.recorded)
+    for (path, key), recorded in plan.recorded.items():
+        row = rows_again.get(path, {}).get(key)
+        if row is not None and row.status is not NodeStatus.CANCELLED:
+            assert (row.epoch, row.output) == (0, recorded.output), "a recorded result is taken, and nothing runs"
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
