@@ -67,7 +67,7 @@ WITH created AS (
         run_id uuid, node_key text, item_path text, type text, queue text, status smallint, epoch bigint, failures int,
         claims int, worker text, claim_id text, port text, input int, output int, error int, prompt_tokens bigint,
         completion_tokens bigint, model_calls int, due_at timestamptz, due_in float8, handler_seconds float8)
-    WHERE u.run_id IN (SELECT id FROM written)
+    WHERE u.run_id = ANY (ARRAY(SELECT id FROM written))
     ON CONFLICT (run_id, node_key, item_path) DO UPDATE SET
         status = excluded.status, epoch = excluded.epoch, failures = excluded.failures, claims = excluded.claims,
         publications = 0, worker = excluded.worker, claim_id = excluded.claim_id, port = excluded.port,
@@ -82,7 +82,7 @@ WITH created AS (
     INSERT INTO executor.run_events (run_id, first_sequence, events)
     SELECT u.run_id, u.first_sequence, ($5::bytea[])[u.events]
     FROM json_to_recordset($4::json) AS u (run_id uuid, first_sequence bigint, events int)
-    WHERE u.run_id IN (SELECT id FROM written)
+    WHERE u.run_id = ANY (ARRAY(SELECT id FROM written))
 )
 SELECT id FROM written
 """
