@@ -12,7 +12,7 @@ from services.executor.domain.committer import RunExistsError
 from services.executor.domain.model import NodeRef
 from services.executor.engine import decide
 from services.executor.engine.decide import Verdict
-from services.executor.engine.state import RunStatus
+from services.executor.engine.state import RunState, RunStatus
 from services.executor.storage.postgres import PostgresRunStore
 from services.kit.ids import new_id
 from services.kit.postgres import open_pool
