@@ -13,6 +13,7 @@ from uuid import UUID
 
 import asyncpg
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from headrace.common.v1 import value_pb2
 from headrace.executor.v1 import worker_pb2
 from headrace.executor.v1.executor_service_pb2_grpc import add_ExecutorServiceServicer_to_server
@@ -151,6 +152,13 @@ async def workflows(
         monkeypatch.setenv("HEADRACE_EXECUTOR_TARGET", f"unix:{folder}/executor")
         monkeypatch.setenv("HEADRACE_INTERNAL_KEY", base64.b64encode(key).decode())
         await workflows_main.serve(stack)
+        health = health_pb2_grpc.HealthStub(await stack.enter_async_context(open_channel(f"unix:{folder}/workflows")))
+
+        async def is_healthy() -> bool:
+            answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=5)
+            return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+        await await_until(is_healthy, within=20)
         yield f"unix:{folder}/workflows", tokens
 
 
