@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 
-import asyncpg
+from services.kit.migrate import is_current
 
 _SERVICES = Path(__file__).resolve().parent.parent.parent / "services"
 
 
 async def services_to_migrate(urls: Mapping[str, str]) -> list[str]:
-    """Return the services whose `migrate` command has something to do, or something to say.
-
-    Revisions are numbered files (`services.kit.migrate`); the highest number is the newest.
+    """Return the services whose `migrate` command has something to do.
 
     Args:
         urls: service -> URL of its database with its own role.
     """
-    return [service for service, url in urls.items() if await _present(service, url) != _newest(service)]
+    current = await asyncio.gather(
+        *(is_current(url, schema=service, versions=_versions(service)) for service, url in urls.items())
+    )
+    return [service for service, is_there in zip(urls, current, strict=True) if not is_there]
 
 
-def _newest(service: str) -> str:
-    versions = _SERVICES / service / "storage" / "migrations" / "versions"
-    return max((file.name[:4] for file in versions.glob("[0-9]*.py")), default="")
-
-
-async def _present(service: str, url: str) -> str:
-    connection = await asyncpg.connect(url, timeout=10)
-    try:
-        return str(await connection.fetchval(f'SELECT version_num FROM "{service}".alembic_version'))  # noqa: S608 - one of ours
-    except asyncpg.PostgresError:  # no schema yet, or not a readable one: the command finds out
-        return ""
-    finally:
-        await connection.close(timeout=5)
+def _versions(service: str) -> Path:
+    return _SERVICES / service / "storage" / "migrations" / "versions"

@@ -9,6 +9,7 @@ import structlog
 from headrace.executor.v1.executor_service_pb2_grpc import add_ExecutorServiceServicer_to_server
 
 from services.executor.domain.committer import Committer
+from services.executor.domain.housekeeping import Housekeeper
 from services.executor.domain.jobs import Jobs
 from services.executor.domain.run_states import RunStates
 from services.executor.domain.runs import Runs
@@ -17,6 +18,7 @@ from services.executor.domain.versions import Versions
 from services.executor.domain.watchers import Watchers
 from services.executor.handlers.registry import catalogue
 from services.executor.settings import PeerSettings, Settings
+from services.executor.storage.housekeeping import PostgresHousekeepingStore
 from services.executor.storage.postgres import PostgresRunStore
 from services.executor.storage.project_tables import PostgresProjectTableStore
 from services.executor.transport.bus import Bus, StreamKeeper
@@ -96,6 +98,9 @@ async def serve(stack: AsyncExitStack) -> None:
     sweeper = Sweeper(store, committer, bus, interval=settings.sweep_seconds, lease_seconds=settings.lease_seconds)
     sweeper.start()
     stack.push_async_callback(sweeper.stop)
+    housekeeper = Housekeeper(PostgresHousekeepingStore(engine), max_run_seconds=settings.max_run_seconds)
+    housekeeper.start()
+    stack.push_async_callback(housekeeper.stop)
     keeping = asyncio.create_task(keeper.run(client))
     stack.callback(keeping.cancel)
     stack.push_async_callback(server.stop)

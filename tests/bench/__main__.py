@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.bench import floor, profile
+from tests.bench import floor, profile, startup
 from tests.bench.client import Api
 from tests.bench.workloads import WORKLOADS, Workload, alone, engine_waits, together
 from tests.support.stack import LocalStack, running_stack
@@ -40,21 +40,11 @@ def _machine() -> str:
         platform.processor(),
     )
     memory = psutil.virtual_memory().total / 2**30
+    load = ", ".join(f"{average:.1f}" for average in psutil.getloadavg())
     return (
-        f"{psutil.cpu_count()} x {model}, {memory:.0f} GiB, {platform.platform()}, Python {platform.python_version()}"
+        f"{psutil.cpu_count()} x {model}, {memory:.0f} GiB, {platform.platform()}, Python {platform.python_version()}, "
+        f"load {load}"
     )
-
-
-def _memory(stack: LocalStack) -> list[str]:
-    lines, total = [], 0
-    for entry in stack.state["processes"]:
-        process = psutil.Process(entry["pid"])
-        # Proportional, so that pages that PostgreSQL's processes share count once.
-        family = [process, *process.children(recursive=True)]
-        size = sum(member.memory_full_info().pss for member in family)
-        total += size
-        lines.append(f"  {entry['service']}-{entry['replica']:<3} {size / 2**20:7.1f} MiB")
-    return [*lines, f"  {'all':<10} {total / 2**20:7.1f} MiB"]
 
 
 async def _measure(api: Api, workload: Workload, *, callers: list[int], seconds: float, runs: int) -> None:
@@ -106,32 +96,47 @@ async def main() -> None:
     parser.add_argument("--seconds", type=float, default=12, help="length of each load")
     parser.add_argument("--runs", type=int, default=200, help="runs for the latency of one alone")
     parser.add_argument("--callers", default="32,128", help="runs at a time, comma-separated")
-    parser.add_argument("--only", default="", help="part of a workload's name")
+    parser.add_argument("--only", default="", help="part of a workload's name, or `startup`")
     parser.add_argument("--no-profile", action="store_true")
     given = parser.parse_args()
     print(f"Machine: {_machine()}")
     with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:
         async with running_stack(Path(folder)) as stack:
             print("\nMemory, idle (proportional set size)")
-            print("\n".join(_memory(stack)))
-            api = Api(stack.gateway_url)
-            await api.sign_up("bench@example.com")
-            print("\nFloor of this machine, same run, servers of the stack")
-            dsn, url = stack.process("postgres")["dsn"], stack.process("nats")["url"]
-            for count in (1, 16):
-                rate = await floor.postgres_commits(dsn, connections=count, seconds=3)
-                print(f"  PostgreSQL one-row commits, {count:>2} connections   {rate:8.0f}/s")
-            for count in (1, 32):
-                rate = await floor.nats_requests(url, callers=count, seconds=3)
-                print(f"  NATS request-reply, {count:>2} callers               {rate:8.0f}/s")
-            callers = [int(count) for count in given.callers.split(",")]
-            for workload in WORKLOADS:
-                if given.only in workload.name:
-                    await _measure(api, workload, callers=callers, seconds=given.seconds, runs=given.runs)
-            if not given.no_profile:
-                await _profile(api, stack, 10)
-            print("\nMemory, after the load")
-            print("\n".join(_memory(stack)))
+            print("\n".join(startup.memory(stack)))
+            if given.only in "startup":
+                await _start_up(stack)
+            workloads = [workload for workload in WORKLOADS if given.only in workload.name]
+            if workloads:
+                await _load(stack, workloads, given)
+
+
+async def _start_up(stack: LocalStack) -> None:
+    print(f"\nFrom process start to healthy, one more replica beside the idle stack, {startup.STARTS} starts each")
+    print("\n".join(await startup.starts(stack)))
+    await startup.run_sample(stack)
+    print("\nMemory, after the sample workflow")
+    print("\n".join(startup.memory(stack)))
+
+
+async def _load(stack: LocalStack, workloads: list[Workload], given: argparse.Namespace) -> None:
+    api = Api(stack.gateway_url)
+    await api.sign_up("bench@example.com")
+    print("\nFloor of this machine, same run, servers of the stack")
+    dsn, url = stack.process("postgres")["dsn"], stack.process("nats")["url"]
+    for count in (1, 16):
+        rate = await floor.postgres_commits(dsn, connections=count, seconds=3)
+        print(f"  PostgreSQL one-row commits, {count:>2} connections   {rate:8.0f}/s")
+    for count in (1, 32):
+        rate = await floor.nats_requests(url, callers=count, seconds=3)
+        print(f"  NATS request-reply, {count:>2} callers               {rate:8.0f}/s")
+    callers = [int(count) for count in given.callers.split(",")]
+    for workload in workloads:
+        await _measure(api, workload, callers=callers, seconds=given.seconds, runs=given.runs)
+    if not given.no_profile:
+        await _profile(api, stack, 10)
+    print("\nMemory, after the load")
+    print("\n".join(startup.memory(stack)))
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relname::text = $2::text
   AND n.nspname NOT IN ('pg_catalog', 'information_schema')
 ORDER BY a.attnum
 """
+# Never cleared from here: docs/architecture/execution-engine.md says why, and how its owner does.
 _EFFECTS_TABLE = """
 CREATE TABLE IF NOT EXISTS headrace_effects (
     key text PRIMARY KEY,

@@ -67,7 +67,8 @@ project_tables = sa.Table(
     sa.UniqueConstraint("id", name="project_tables_id_key"),
 )
 
-# Effects that have happened, with their first result. Kept as long as a run may be tried again.
+# Effects that have happened, with their first result. Kept as long as a run may ask for them again
+# (services/executor/domain/housekeeping.py).
 effects = sa.Table(
     "effects",
     metadata,
@@ -76,6 +77,7 @@ effects = sa.Table(
     sa.Column("result", sa.LargeBinary),  # null only within the transaction that makes the effect
     sa.Column("created_at", sa.TIMESTAMP(timezone=True), nullable=False, server_default=sa.func.now()),
     sa.PrimaryKeyConstraint("project_id", "key", name="effects_pkey"),
+    sa.Index("effects_created_at_idx", "created_at"),
 )
 
 

@@ -3,101 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from itertools import pairwise
-from typing import Any
-from uuid import UUID, uuid4
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import orjson
 import pytest
-from headrace.common.v1 import value_pb2
-from headrace.workflows.v1 import definition_pb2
 
-from services.executor.domain.committer import Committer, RunExistsError
-from services.executor.domain.jobs import Jobs, Report, Success
-from services.executor.domain.model import NewRun, NodeRef, Version
-from services.executor.domain.run_states import RunStates
-from services.executor.domain.versions import Versions
+from services.executor.domain.committer import RunExistsError
+from services.executor.domain.model import NodeRef
 from services.executor.engine import decide
 from services.executor.engine.decide import Verdict
-from services.executor.engine.state import NodeState, RunState, RunStatus, Usage
-from services.executor.handlers.registry import catalogue
+from services.executor.engine.state import RunState, RunStatus
 from services.executor.storage.postgres import PostgresRunStore
-from services.executor.transport.convert import graph_from_definition, node_kind
 from services.kit.ids import new_id
 from services.kit.postgres import open_pool
-
-KINDS = {name: node_kind(node_type) for name, node_type in catalogue().items()}
-QUEUES = frozenset({"default"})
-PROJECT = uuid4()
-
-
-class Silent:
-    def announce(self, state: RunState, ready: Sequence[NodeState]) -> None:
-        """See Announcer: nobody listens."""
-
-
-class Executor:
-    """What one executor process has of its own: a committer with its copies of runs."""
-
-    def __init__(self, store: PostgresRunStore) -> None:
-        self.store = store
-        # Every version is in the store already: the workflows service is never asked.
-        self.versions = Versions(store, None, lambda data: graph_from_definition(data, KINDS))  # type: ignore[arg-type]
-        self.committer = Committer(store, RunStates(store, self.versions), Silent(), lanes=2)
-        self.jobs = Jobs(store, self.committer, lease_seconds=2)
-
-    async def start(self, run_id: UUID, version_id: UUID, run_input: object = None) -> None:
-        version = await self.versions.get(version_id)
-
-        def make() -> RunState:
-            return RunState(
-                run_id=run_id,
-                project_id=str(PROJECT),
-                workflow_id=str(version.workflow_id),
-                version_id=str(version_id),
-                version_number=1,
-                graph=version.graph,
-                input=orjson.dumps(run_input),
-            )
-
-        new = NewRun(workflow_name="w", request_hash=None, started_by=None, timeout_seconds=3600)
-        await self.committer.submit_new(run_id, new, make, decide.start, lambda _, __: None)
+from tests.support.executors import PROJECT, QUEUES, Executor, a_version, committing, success
 
 
 @pytest.fixture
 async def executors(database: Callable[[str], Awaitable[str]]) -> AsyncIterator[tuple[Executor, Executor]]:
     pool = await open_pool(await database("executor"), size=6)
     both = Executor(PostgresRunStore(pool)), Executor(PostgresRunStore(pool))
-    for executor in both:
-        executor.committer.start()
-    yield both
-    for executor in both:
-        await executor.committer.stop()
+    async with committing(*both):
+        yield both
     await pool.close()
-
-
-async def a_version(executor: Executor, *nodes: dict[str, Any]) -> UUID:
-    """A chain of these nodes, as a stored version."""
-    message = definition_pb2.Definition(
-        nodes=[
-            definition_pb2.Node(
-                key=node["key"],
-                type=node.get("type", "noop"),
-                config=value_pb2.Json(utf8=orjson.dumps(node.get("config", {}))),
-            )
-            for node in nodes
-        ],
-        edges=[definition_pb2.Edge(source=one["key"], target=other["key"]) for one, other in pairwise(nodes)],
-    )
-    data = message.SerializeToString()
-    version = Version(new_id(), PROJECT, uuid4(), "w", 1, data, graph_from_definition(data, KINDS))
-    await executor.store.keep_version(version)
-    return version.id
-
-
-def success(ref: NodeRef, epoch: int, output: bytes = b"1", port: str = "") -> Report:
-    return Report(ref, epoch, Success(output, port, Usage()), shown_input=None, handler_seconds=0.0)
 
 
 async def test_a_run_that_is_asked_for_several_times_at_once_starts_once(executors: tuple[Executor, Executor]) -> None:

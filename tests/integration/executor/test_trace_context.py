@@ -12,12 +12,13 @@ from services.executor.engine.graph import Graph, Node, NodeKind, RetryPolicy
 from services.executor.engine.state import RunState
 from services.executor.transport import streams
 from services.executor.transport.bus import Bus
+from tests.support.executors import own_queue
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
 async def test_a_wake_up_and_its_job_carry_the_trace_of_their_run(nats_server):
-    queue = f"trace-{uuid4().hex}"
+    queue = own_queue()
     kinds = {"noop": NodeKind(inline=False, queue=queue, default_timeout=60)}
     node = Node(
         key="only",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any
 from uuid import uuid4
 
+import asyncpg
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from headrace.common.v1 import value_pb2
@@ -18,14 +19,19 @@ from nats.aio.msg import Msg
 from nats.js.errors import NotFoundError
 from pydantic import BaseModel
 
+from deploy.local import databases
+from services.executor.domain.model import NodeRef
 from services.executor.handlers.base import Context, NodeType, Result, RetryableError
+from services.executor.storage.postgres import PostgresRunStore
 from services.executor.transport import streams
 from services.executor.transport.bus import StreamKeeper
 from services.executor.worker.loop import Worker
 from services.executor.worker.runner import Runner
 from services.kit import nats
 from services.kit.errors import UnavailableError
-from tests.support import backends
+from services.kit.ids import new_id
+from services.kit.postgres import open_pool
+from tests.support import backends, executors
 from tests.support.waiting import await_until
 
 
@@ -229,24 +235,30 @@ async def test_a_worker_that_is_drained_hands_back_what_it_runs_and_what_it_is_g
     assert [report.WhichOneof("outcome") for report in executor.reports] == ["release"]
 
 
-class Forgetful:
-    """A store that cannot be reached at first."""
+async def test_lost_wakeups_are_published_again_even_if_the_first_try_fails(
+    executor: Executor, database: Callable[[str], Awaitable[str]], postgres_server: str
+) -> None:
+    pool = await open_pool(await database("executor"), size=2)
+    parts = executors.Executor(PostgresRunStore(pool))
+    ref = NodeRef(new_id(), "a")
+    async with executors.committing(parts):
+        await parts.start(ref.run_id, await executors.a_version(parts, {"key": "a"}))
+    await parts.store.republish_all()
+    assert [woken for woken, _ in await parts.store.republish(9)] == [ref]
+    assert await parts.store.republish(9) == []  # not due again for some seconds
 
-    def __init__(self) -> None:
-        self.asked = 0
-
-    async def republish_all(self) -> None:
-        self.asked += 1
-        if self.asked == 1:
-            raise UnavailableError("not now")
-
-
-async def test_lost_wakeups_are_published_again_even_if_the_first_try_fails(executor: Executor) -> None:
-    store = Forgetful()
-    keeper = StreamKeeper(cast("Any", store), ["default"])
+    keeper = StreamKeeper(parts.store, ["default"])
     await executor.client.jetstream().delete_stream(streams.STREAM)
+    admin = await asyncpg.connect(postgres_server)
+    name = await pool.fetchval("SELECT current_database()")
+    await databases.execute(admin, "ALTER DATABASE %I CONNECTION LIMIT 0", name)
+    await admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
     with pytest.raises(UnavailableError):
         await keeper.check(executor.client)
+    await databases.execute(admin, "ALTER DATABASE %I CONNECTION LIMIT -1", name)
+    await admin.close()
     await keeper.check(executor.client)
+    assert [woken for woken, _ in await parts.store.republish(9)] == [ref]
     await keeper.check(executor.client)
-    assert store.asked == 2
+    assert await parts.store.republish(9) == []
+    await pool.close()

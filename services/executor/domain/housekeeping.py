@@ -1,0 +1,78 @@
+"""Removes what nobody needs any more: workers that are gone, and effects that no run can ask for again.
+
+Any number of executors may do so at once: what one has under its hands the others leave alone.
+"""
+
+import asyncio
+from datetime import timedelta
+from typing import Protocol
+
+import structlog
+from prometheus_client import Counter
+
+from services.kit.errors import DomainError
+
+log = structlog.get_logger(__name__)
+
+BATCH = 500
+"""Rows of one transaction; the next follows at once while there are more."""
+WORKERS_KEPT = timedelta(days=1)
+"""How long a worker that is not heard is still shown."""
+ATTEMPTS_OUTLIVE_RUNS = timedelta(days=2)
+"""An attempt that does not know of its run's end can write until its grant ends: a node's longest time-out, which is a
+day (`services/workflows/domain/validation_ranges.py`), and a minute (`transport/workers.py`)."""
+
+_REMOVED = Counter("headrace_executor_removed_total", "Rows removed because nobody needs them any more.", ["kind"])
+
+
+class HousekeepingStore(Protocol):
+    """What is kept for a while only. Each call is a transaction of its own; PostgreSQL's clock decides."""
+
+    async def remove_workers(self, silent_for: timedelta, *, limit: int) -> int:
+        """Remove workers whose lease ended so long ago and who hold no claim; returns how many."""
+        ...
+
+    async def remove_effects(self, older_than: timedelta, *, limit: int) -> int:
+        """Remove effects that are older, and older than every run that has not ended; returns how many."""
+        ...
+
+
+class Housekeeper:
+    """Looks every `interval` seconds. Effects are kept for the longest run and what may come after its end."""
+
+    def __init__(self, store: HousekeepingStore, *, max_run_seconds: int, interval: float = 60.0) -> None:
+        self._store = store
+        self._effects_kept = timedelta(seconds=max_run_seconds) + ATTEMPTS_OUTLIVE_RUNS
+        self._interval = interval
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin, with a look at once."""
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """End; a transaction under way is rolled back."""
+        if self._task:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self.tidy()
+            except DomainError as error:
+                log.warning("housekeeping_failed", reason=error.reason)
+            except Exception:
+                log.exception("housekeeping_failed")
+            await asyncio.sleep(self._interval)
+
+    async def tidy(self) -> None:
+        """Remove all there is to remove, batch by batch."""
+        for kind, remove, age in (
+            ("worker", self._store.remove_workers, WORKERS_KEPT),
+            ("effect", self._store.remove_effects, self._effects_kept),
+        ):
+            removed = BATCH
+            while removed == BATCH:
+                removed = await remove(age, limit=BATCH)
+                _REMOVED.labels(kind).inc(removed)

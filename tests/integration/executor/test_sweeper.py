@@ -1,0 +1,126 @@
+"""When the sweeper must not take work away, and when it must not hurry."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from uuid import UUID
+
+import asyncpg
+import pytest
+import structlog
+from headrace.executor.v1 import worker_pb2
+from nats.aio.client import Client
+
+from services.executor.domain.model import NodeRef
+from services.executor.domain.sweeper import Sweeper
+from services.executor.engine.state import NodeStatus, RunStatus
+from services.executor.storage.postgres import PostgresRunStore
+from services.executor.transport import streams
+from services.kit import nats
+from services.kit.ids import new_id
+from services.kit.postgres import open_pool
+from tests.support.executors import PROJECT, Executor, a_version, committing, own_queue
+from tests.support.waiting import await_until
+
+QUEUE = own_queue()
+INTERVAL = 0.05
+LEASE = 0.5
+
+
+@pytest.fixture
+async def pool(database: Callable[[str], Awaitable[str]]) -> AsyncIterator[asyncpg.Pool]:
+    opened = await open_pool(await database("executor"), size=6)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def executor(pool: asyncpg.Pool) -> AsyncIterator[Executor]:
+    made = Executor(PostgresRunStore(pool), queue=QUEUE)
+    async with committing(made):
+        yield made
+
+
+@pytest.fixture
+async def client(nats_server: str) -> AsyncIterator[Client]:
+    connected = await nats.connect(nats_server, name="test-sweeper")
+    yield connected
+    await connected.close()
+
+
+async def status_of(executor: Executor, run_id: UUID) -> NodeStatus:
+    ((_, node),) = await executor.store.list_node_executions(PROJECT, run_id, limit=2, after=None)
+    return node.status
+
+
+async def a_short_delay(executor: Executor) -> UUID:
+    """A run that ends as soon as a sweep has seen to its timer."""
+    run_id = new_id()
+    await executor.start(run_id, await a_version(executor, {"key": "d", "type": "delay", "config": {"seconds": 0.01}}))
+    return run_id
+
+
+async def has_ended(executor: Executor, run_id: UUID) -> bool:
+    return (await executor.store.get_run(PROJECT, run_id)).status is RunStatus.SUCCEEDED
+
+
+async def test_claims_are_spared_while_workers_cannot_be_heard_and_for_a_lease_after(
+    executor: Executor, client: Client
+) -> None:
+    version_id = await a_version(executor, {"key": "a"})
+    claimed, ready = NodeRef(new_id(), "a"), NodeRef(new_id(), "a")
+    for ref in (claimed, ready):
+        await executor.start(ref.run_id, version_id)
+    await executor.store.renew_lease("w", host="", draining=False, seconds=0.0)
+    await executor.jobs.claim("w", [claimed], "c")
+    await executor.store.republish_all()
+    wakeups = await client.subscribe(streams.jobs_subject(QUEUE))
+    await client.flush()
+
+    sweeper = Sweeper(executor.store, executor.committer, executor.bus, interval=INTERVAL, lease_seconds=LEASE)
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    sweeper.start()
+    # It sweeps all the while: timers are seen to, far beyond the lease that it spares after its start.
+    while loop.time() - begun < 2 * LEASE:
+        await await_until(partial(has_ended, executor, await a_short_delay(executor)), within=20)
+    assert (await executor.store.find_overdue(1)).lost == [(claimed, 1)]
+    assert await status_of(executor, claimed.run_id) is NodeStatus.RUNNING
+
+    connected = loop.time()
+    executor.bus.use(client)
+    # Not taken out of the queue of wake-ups while none could be sent: it would be due again only after 6 s.
+    woken = worker_pb2.Wakeup.FromString((await wakeups.next_msg(timeout=3)).data)
+    assert woken.job.run_id == str(ready.run_id)
+
+    async def is_taken_away() -> bool:
+        return await status_of(executor, claimed.run_id) is NodeStatus.READY
+
+    await await_until(is_taken_away, within=30)
+    assert loop.time() - connected > LEASE - 2 * INTERVAL
+    await sweeper.stop()
+
+
+async def test_a_timer_that_cannot_be_put_right_is_not_tried_without_a_pause(
+    executor: Executor, pool: asyncpg.Pool, client: Client
+) -> None:
+    await a_short_delay(executor)
+    # Runs of a version that is gone cannot be read by an executor that has no copy of them.
+    await pool.execute("DELETE FROM executor.versions")
+    other = Executor(executor.store)
+    other.bus.use(client)
+    sweeper = Sweeper(other.store, other.committer, other.bus, interval=0.2, lease_seconds=0.0)
+    async with committing(other):
+        with structlog.testing.capture_logs() as logs:
+
+            def failures() -> list[str]:
+                return [entry["error"] for entry in logs if entry["event"] == "corrections_failed"]
+
+            begun = asyncio.get_running_loop().time()
+            sweeper.start()
+            await await_until(lambda: len(failures()) >= 4, within=20)
+            assert asyncio.get_running_loop().time() - begun > 0.5
+            await sweeper.stop()
+    assert all("There is no version" in error for error in failures())

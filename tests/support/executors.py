@@ -1,0 +1,108 @@
+"""One executor's own parts in this process, on a real store: committer, jobs, watchers, and the bus to NATS."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+from uuid import UUID, uuid4
+
+import orjson
+from headrace.common.v1 import value_pb2
+from headrace.workflows.v1 import definition_pb2
+
+from services.executor.domain.committer import Committer
+from services.executor.domain.jobs import Jobs, Report, Success
+from services.executor.domain.model import NewRun, NodeRef, Version
+from services.executor.domain.run_states import RunStates
+from services.executor.domain.versions import Versions
+from services.executor.domain.watchers import Watchers
+from services.executor.engine import decide
+from services.executor.engine.state import RunState, Usage
+from services.executor.handlers.registry import catalogue
+from services.executor.storage.postgres import PostgresRunStore
+from services.executor.transport.bus import Bus
+from services.executor.transport.convert import graph_from_definition, node_kind
+from services.kit.ids import new_id
+
+PROJECT = uuid4()
+QUEUES = frozenset({"default"})
+
+
+def own_queue() -> str:
+    """A queue of the caller's own; its wake-ups are kept by no stream, so that other tests do not find them there."""
+    return f"test.{uuid4().hex}"
+
+
+class Executor:
+    """What one executor process has of its own. Its bus is silent until `bus.use`; with `queue` all jobs go there."""
+
+    def __init__(self, store: PostgresRunStore, *, lanes: int = 2, queue: str = "") -> None:
+        self.store = store
+        kinds = {name: node_kind(node_type) for name, node_type in catalogue().items()}
+        self.kinds = {name: replace(kind, queue=queue or kind.queue) for name, kind in kinds.items()}
+        self.watchers = Watchers()
+        self.bus = Bus(str(new_id()), self.watchers)
+        # Every version is in the store already: the workflows service is never asked.
+        self.versions = Versions(store, None, lambda data: graph_from_definition(data, self.kinds))  # type: ignore[arg-type]
+        self.run_states = RunStates(store, self.versions)
+        self.committer = Committer(store, self.run_states, self.bus, lanes=lanes)
+        self.jobs = Jobs(store, self.committer, lease_seconds=2)
+
+    async def start(self, run_id: UUID, version_id: UUID, run_input: object = None) -> None:
+        """Start a run of a stored version."""
+        await self.submit_start(run_id, await self.versions.get(version_id), run_input)
+
+    def submit_start(self, run_id: UUID, version: Version, run_input: object = None) -> asyncio.Future[None]:
+        """Queue the start of a run."""
+
+        def make() -> RunState:
+            return RunState(
+                run_id=run_id,
+                project_id=str(PROJECT),
+                workflow_id=str(version.workflow_id),
+                version_id=str(version.id),
+                version_number=1,
+                graph=version.graph,
+                input=orjson.dumps(run_input),
+            )
+
+        new = NewRun(workflow_name="w", request_hash=None, started_by=None, timeout_seconds=3600)
+        return self.committer.submit_new(run_id, new, make, decide.start, lambda _, __: None)
+
+
+@asynccontextmanager
+async def committing(*executors: Executor) -> AsyncIterator[None]:
+    """The committers run while inside."""
+    for executor in executors:
+        executor.committer.start()
+    yield
+    for executor in executors:
+        await executor.committer.stop()
+
+
+async def a_version(executor: Executor, *nodes: dict[str, Any]) -> UUID:
+    """A chain of these nodes, as a stored version."""
+    message = definition_pb2.Definition(
+        nodes=[
+            definition_pb2.Node(
+                key=node["key"],
+                type=node.get("type", "noop"),
+                config=value_pb2.Json(utf8=orjson.dumps(node.get("config", {}))),
+            )
+            for node in nodes
+        ],
+        edges=[definition_pb2.Edge(source=one["key"], target=other["key"]) for one, other in pairwise(nodes)],
+    )
+    data = message.SerializeToString()
+    version = Version(new_id(), PROJECT, uuid4(), "w", 1, data, graph_from_definition(data, executor.kinds))
+    await executor.store.keep_version(version)
+    return version.id
+
+
+def success(ref: NodeRef, epoch: int, output: bytes = b"1", port: str = "") -> Report:
+    """The report of an attempt that went well."""
+    return Report(ref, epoch, Success(output, port, Usage()), shown_input=None, handler_seconds=0.0)
