@@ -94,7 +94,12 @@ class PostgresRunStore:
         async with self._connection() as connection:
             try:
                 rows = await connection.fetch(COMMIT, *arguments)
-            except (asyncpg.DeadlockDetectedError, asyncpg.SerializationError) as error:
+            except (
+                asyncpg.DeadlockDetectedError,
+                asyncpg.SerializationError,
+                asyncpg.LockNotAvailableError,
+                asyncpg.QueryCanceledError,
+            ) as error:
                 # Nothing was written. An empty answer would say that new runs exist already.
                 raise UnavailableError("The runs were being changed elsewhere. Try again.", retry_after=0.1) from error
             except (
