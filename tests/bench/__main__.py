@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.bench import floor, profile, startup
+from tests.bench import dbos_peer, floor, profile, startup
 from tests.bench.client import Api
 from tests.bench.workloads import WORKLOADS, Workload, alone, engine_waits, together
 from tests.support.stack import LocalStack, running_stack
@@ -47,7 +47,8 @@ def _machine() -> str:
     )
 
 
-async def _measure(api: Api, workload: Workload, *, callers: list[int], seconds: float, runs: int) -> None:
+async def _measure(api: Api, workload: Workload, *, callers: list[int], seconds: float, runs: int) -> list[float]:
+    """Print what a workload does; runs per second at the first number of callers, by window."""
     workflow_id = await api.publish(workload.name, workload.definition)
     await alone(api, workflow_id, 20)
     took, run_ids = await alone(api, workflow_id, runs)
@@ -63,10 +64,31 @@ async def _measure(api: Api, workload: Workload, *, callers: list[int], seconds:
             f"  a node waits for the engine   p50 {statistics.median(waits) * 1e3:.2f} ms, "
             f"p99 {_percentile(waits, 0.99) * 1e3:.2f} ms ({len(waits)} nodes)"
         )
+    first: list[float] = []
     for count in callers:
         await together(api, workflow_id, callers=count, seconds=2, windows=1)
         rates = await together(api, workflow_id, callers=count, seconds=seconds, windows=3)
         print(f"  {count:>3} runs at a time    {_spread(rates)} runs/s = {_spread(rates, workload.nodes)} nodes/s")
+        first = first or rates
+    return first
+
+
+async def _compare(dsn: str, found: dict[str, list[float]], given: argparse.Namespace) -> None:
+    """The same loads on DBOS, and how many times as fast Headrace was."""
+    count = int(given.callers.partition(",")[0])
+    with tempfile.TemporaryDirectory(prefix="headrace-bench-dbos-") as folder:
+        async with dbos_peer.running_peer(dsn, Path(folder)) as peer:
+            print(f"\nDBOS {dbos_peer.VERSION}, one process, the same PostgreSQL")
+            for path, part in (("/chain", "chain of 10"), ("/fan-out", "1 to 50 to 1")):
+                took = await peer.alone(path, min(given.runs, 100))
+                await peer.together(path, callers=count, seconds=2, windows=1)
+                rates = await peer.together(path, callers=count, seconds=given.seconds, windows=3)
+                alone_ms = statistics.median(took) * 1e3
+                print(f"  {part}: one run alone p50 {alone_ms:.1f} ms, {count} at a time {_spread(rates)} runs/s")
+                for name, ours in found.items():
+                    if name.startswith(part) and statistics.median(rates):
+                        ratio = statistics.median(ours) / statistics.median(rates)
+                        print(f"    {name}: {ratio:.1f} times its runs/s")
 
 
 async def _profile(api: Api, stack: LocalStack, seconds: int) -> None:
@@ -98,6 +120,7 @@ async def main() -> None:
     parser.add_argument("--callers", default="32,128", help="runs at a time, comma-separated")
     parser.add_argument("--only", default="", help="part of a workload's name, or `startup`")
     parser.add_argument("--no-profile", action="store_true")
+    parser.add_argument("--no-peer", action="store_true", help="leave out DBOS, which is installed from PyPI")
     given = parser.parse_args()
     print(f"Machine: {_machine()}")
     with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:
@@ -131,8 +154,12 @@ async def _load(stack: LocalStack, workloads: list[Workload], given: argparse.Na
         rate = await floor.nats_requests(url, callers=count, seconds=3)
         print(f"  NATS request-reply, {count:>2} callers               {rate:8.0f}/s")
     callers = [int(count) for count in given.callers.split(",")]
-    for workload in workloads:
-        await _measure(api, workload, callers=callers, seconds=given.seconds, runs=given.runs)
+    found = {
+        workload.name: await _measure(api, workload, callers=callers, seconds=given.seconds, runs=given.runs)
+        for workload in workloads
+    }
+    if not given.no_peer:
+        await _compare(dsn, found, given)
     if not given.no_profile:
         await _profile(api, stack, 10)
     print("\nMemory, after the load")

@@ -67,7 +67,8 @@ class RunStore(Protocol):
 
         A run is written only if its row is still at `state.version` (for those in `new`: if there is no row), and then
         the row is one further. Runs that are not are left untouched and out of the answer. Raises UnavailableError when
-        the connection is lost (the commit may then have happened) or a deadlock was broken or a time-out of the database met (then it has not).
+        the connection is lost (the commit may then have happened), or when a deadlock was broken or a time-out of the
+        database met (then it has not).
         """
         ...
 
