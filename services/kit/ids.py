@@ -3,12 +3,12 @@
 import hashlib
 import os
 import time
-from uuid import UUID, uuid5
+from uuid import UUID
 
 from services.kit.errors import IdempotencyKeyReusedError, NotFoundError
 
 # Namespace for derived ids; any fixed random UUID serves.
-_NAMESPACE = UUID("5f0c8a52-0d3c-4c0e-9a55-3d1a7a0b7f11")
+_NAMESPACE = UUID("5f0c8a52-0d3c-4c0e-9a55-3d1a7a0b7f11").bytes
 
 
 def new_id() -> UUID:
@@ -21,9 +21,14 @@ def new_id() -> UUID:
 def derived_id(scope: UUID | str, kind: str, request_id: str) -> UUID:
     """The id of what a create call with this idempotency key makes: the same for every repetition of the call.
 
+    A UUIDv5 (RFC 9562 §5.5).
+
     `scope` is the project (or user) whose key it is, so that no one meets another's things; `kind` names the resource.
     """
-    return uuid5(_NAMESPACE, f"{scope}\x00{kind}\x00{request_id}")
+    # uuid.uuid5 without its detours, which cost three times as much; every claimed node execution takes one.
+    name = f"{scope}\x00{kind}\x00{request_id}".encode()
+    value = int.from_bytes(hashlib.sha1(_NAMESPACE + name, usedforsecurity=False).digest()[:16], "big")
+    return UUID(int=value & ~(0xF << 76 | 0x3 << 62) | 0x5 << 76 | 0x2 << 62)
 
 
 def id_for_create(scope: UUID | str, kind: str, request_id: str) -> UUID:

@@ -317,11 +317,14 @@ class RunState:
     """Inline nodes to be evaluated, and containers to be taken further."""
     held_bytes: int = 0
     """Outputs in memory, about: what containers hold after they have ended is not taken off."""
+    run_text: str = field(init=False)
+    """The id as text, which every row and message carries."""
     root: Scope = field(init=False)
     scopes: dict[str, Scope] = field(default_factory=dict)
     """Open scopes by path, without the root."""
 
     def __post_init__(self) -> None:
+        self.run_text = str(self.run_id)
         self.root = Scope(self.graph, input=self.input)
         self.executions = len(self.graph.nodes)
 

@@ -51,7 +51,7 @@ def _variables(
         found["nodes"] = {node.spec.key: _node_view(node, output) for node in referenced_nodes(scope, references)}
     if "run" in names:
         found["run"] = {
-            "id": str(state.run_id),
+            "id": state.run_text,
             "workflow_id": state.workflow_id,
             "version": state.version_number,
         }

@@ -113,7 +113,7 @@ def commit_arguments(
     nodes = [_node_row(state, node, blobs) for state in ordered for node in state.touched]
     events = [
         {
-            "run_id": str(state.run_id),
+            "run_id": state.run_text,
             "first_sequence": state.events[0]["sequence"],
             "events": blobs.add(orjson.dumps(state.events)),
         }
@@ -125,7 +125,7 @@ def commit_arguments(
 
 def _created_row(state: RunState, new: NewRun, blobs: _Blobs) -> dict[str, Any]:
     return {
-        "id": str(state.run_id),
+        "id": state.run_text,
         "project_id": state.project_id,
         "workflow_id": state.workflow_id,
         "version_id": state.version_id,
@@ -151,7 +151,7 @@ def _created_row(state: RunState, new: NewRun, blobs: _Blobs) -> dict[str, Any]:
 
 def _moved_row(state: RunState, blobs: _Blobs) -> dict[str, Any]:
     return {
-        "id": str(state.run_id),
+        "id": state.run_text,
         "version": state.version,
         "status": state.status,
         "sequence": state.sequence,
@@ -166,7 +166,7 @@ def _moved_row(state: RunState, blobs: _Blobs) -> dict[str, Any]:
 def _node_row(state: RunState, node: NodeState, blobs: _Blobs) -> dict[str, Any]:
     spec = node.spec
     return {
-        "run_id": str(state.run_id),
+        "run_id": state.run_text,
         "node_key": spec.key,
         "item_path": node.path,
         "type": spec.type,
