@@ -12,9 +12,9 @@ from pathlib import Path
 
 import psutil
 
-from tests.bench import dbos_peer, floor, profile, startup
+from tests.bench import dbos_peer, events, floor, profile, startup
 from tests.bench.client import Api
-from tests.bench.workloads import WORKLOADS, Workload, alone, engine_waits, together
+from tests.bench.workloads import FOLLOWED, WORKLOADS, Workload, alone, engine_waits, together
 from tests.support.stack import LocalStack, running_stack
 
 
@@ -71,6 +71,15 @@ async def _measure(api: Api, workload: Workload, *, callers: list[int], seconds:
         print(f"  {count:>3} runs at a time    {_spread(rates)} runs/s = {_spread(rates, workload.nodes)} nodes/s")
         first = first or rates
     return first
+
+
+async def _events(api: Api, *, followers: int, runs: int) -> None:
+    workflow_id = await api.publish(f"followed by {followers}", FOLLOWED)
+    took = [seconds * 1e3 for seconds in await events.latencies(api, workflow_id, followers=followers, runs=runs)]
+    print(
+        f"\nFrom the commit of an event to a client that follows, {followers} runs at a time: "
+        f"p50 {statistics.median(took):.1f} ms, p95 {_percentile(took, 0.95):.1f} ms ({len(took)} events)"
+    )
 
 
 async def _compare(dsn: str, found: dict[str, list[float]], given: argparse.Namespace) -> None:
@@ -158,6 +167,8 @@ async def _load(stack: LocalStack, workloads: list[Workload], given: argparse.Na
         workload.name: await _measure(api, workload, callers=callers, seconds=given.seconds, runs=given.runs)
         for workload in workloads
     }
+    await _events(api, followers=1, runs=20)
+    await _events(api, followers=16, runs=4)
     if not given.no_peer:
         await _compare(dsn, found, given)
     if not given.no_profile:

@@ -48,9 +48,14 @@ class Api:
         self.gateway = gateway
         self._token = ""
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """What makes a request the user's."""
+        return {"Authorization": f"Bearer {self._token}"} if self._token else {}
+
     def connection(self) -> Connection:
         """A connection that acts as the user."""
-        return Connection(self.gateway, {"Authorization": f"Bearer {self._token}"} if self._token else None)
+        return Connection(self.gateway, self.headers)
 
     async def call(self, method: str, path: str, body: Any = None) -> Any:
         """One call on a connection of its own; an error status is an exception."""

@@ -52,6 +52,17 @@ WORKLOADS = (
 )
 
 
+def _followed() -> dict[str, Any]:
+    """A chain that begins when its followers are there."""
+    definition = chain(10, _noop)
+    definition["nodes"].append({"key": "wait", "type": "delay", "config": {"seconds": 1}})
+    definition["edges"].append({"source": "wait", "target": "s1"})
+    return definition
+
+
+FOLLOWED = _followed()
+
+
 async def run_once(connection: Connection, workflow_id: str) -> tuple[float, str]:
     """Start a run, wait for its end; seconds and id."""
     started = time.perf_counter()
