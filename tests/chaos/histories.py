@@ -68,7 +68,7 @@ class History:
             if numbers != list(range(1, last + 1)):
                 found.append(f"events: run {run_id} has the numbers {numbers}, and {last} as its last")
             ends = Counter(
-                (event["type"], event.get("node_key"))
+                (event["type"], event.get("item_path"), event.get("node_key"))
                 for event in events
                 if event["type"] in ("run.started", "run.succeeded", "node.succeeded")
             )
@@ -82,10 +82,10 @@ class History:
         """
         found = []
         for run_id in runs:
-            first: dict[str, float] = {}
-            last: dict[str, float] = {}
+            first: dict[tuple[str, str], float] = {}
+            last: dict[tuple[str, str], float] = {}
             for event in self.events.get(run_id, []):
-                key = event.get("node_key", "")
+                key = event.get("item_path", ""), event.get("node_key", "")
                 if event["type"] == "node.started":
                     first.setdefault(key, event["at"])
                     last[key] = event["at"]

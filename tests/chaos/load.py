@@ -1,4 +1,7 @@
-"""Runs that flow while things are killed: submitted through REST, repeated under the same key until answered."""
+"""Runs that flow while things are killed: submitted through REST, repeated under the same key until answered.
+
+A workflow comes as its definition and the names under which its effects must be in the ledger, once each.
+"""
 
 from __future__ import annotations
 
@@ -20,25 +23,40 @@ _RETRY = {"max_attempts": 10, "initial_interval": 0.1, "backoff": 1.5, "max_inte
 _TERMINAL = ("succeeded", "failed", "cancelled")
 
 
-def post(key: str, ledger: str, mode: str = "") -> dict[str, Any]:
-    """A node that has an effect at the ledger."""
-    config = {"method": "POST", "url": ledger + mode, "json": {"run": "{{ run.id }}", "node": key}}
+Workflow = tuple[dict[str, Any], list[str]]
+
+
+def post(key: str, ledger: str, mode: str = "", *, name: str = "") -> dict[str, Any]:
+    """A node that has an effect at the ledger, under its key or a name."""
+    config = {"method": "POST", "url": ledger + mode, "json": {"run": "{{ run.id }}", "node": name or key}}
     return {"key": key, "type": "http_request", "config": config, "retry": _RETRY}
 
 
-def chain(ledger: str) -> dict[str, Any]:
+def chain(ledger: str) -> Workflow:
     """Five effects, one after the other: plain, slow, answered by 500, unanswered, plain."""
     modes = {"a": "", "b": "/slow", "c": "/error", "d": "/close", "e": ""}
     nodes = [post(key, ledger, mode) for key, mode in modes.items()]
     keys = list(modes)
-    return {"nodes": nodes, "edges": [{"source": one, "target": other} for one, other in pairwise(keys)]}
+    return {"nodes": nodes, "edges": [{"source": one, "target": other} for one, other in pairwise(keys)]}, keys
 
 
-def diamond(ledger: str) -> dict[str, Any]:
+def diamond(ledger: str) -> Workflow:
     """One effect, two beside each other, and one that waits for both."""
     nodes = [post("top", ledger), post("left", ledger, "/slow"), post("right", ledger), post("bottom", ledger)]
     edges = [("top", "left"), ("top", "right"), ("left", "bottom"), ("right", "bottom")]
-    return {"nodes": nodes, "edges": [{"source": one, "target": other} for one, other in edges]}
+    definition = {"nodes": nodes, "edges": [{"source": one, "target": other} for one, other in edges]}
+    return definition, [node["key"] for node in nodes]
+
+
+def mapped(ledger: str) -> Workflow:
+    """Five items, two at a time, of two effects each, the first slow; then one that waits for all."""
+    first = post("first", ledger, "/slow", name="first-{{ index }}")
+    second = post("second", ledger, name="second-{{ index }}")
+    body = {"nodes": [first, second], "edges": [{"source": "first", "target": "second"}]}
+    config = {"items": [1, 2, 3, 4, 5], "concurrency": 2, "body": body}
+    nodes = [{"key": "each", "type": "map", "config": config}, post("end", ledger)]
+    names = [f"{key}-{number}" for number in range(5) for key in ("first", "second")]
+    return {"nodes": nodes, "edges": [{"source": "each", "target": "end"}]}, [*names, "end"]
 
 
 class Load:
@@ -50,28 +68,33 @@ class Load:
         self.ended = 0
         self.statuses: Counter[int] = Counter()
         self._stack = stack
+        self._enough = False
         self._workflows: list[tuple[str, list[str]]] = []
         self._client = httpx.AsyncClient(base_url=f"{stack.gateway_url}/api/v1", timeout=30, trust_env=False)
 
-    async def prepare(self, *definitions: dict[str, Any]) -> None:
+    async def prepare(self, *workflows: Workflow) -> None:
         """Log in and publish the workflows."""
         credentials = {"username": self._stack.admin["email"], "password": self._stack.admin["password"]}
         tokens = await self._until_answered("POST", "/auth/login", credentials)
         self._client.headers["Authorization"] = f"Bearer {tokens['access_token']}"
-        for number, definition in enumerate(definitions):
+        for number, (definition, effects) in enumerate(workflows):
             name = f"chaos-{self.log.stem}-{number}"
             body = {"name": name, "definition": definition}
             workflow = await self._until_answered("POST", "/workflows", body, key=name)
             await self._until_answered("POST", f"/workflows/{workflow['id']}/versions", {}, key=name)
-            self._workflows.append((workflow["id"], [node["key"] for node in definition["nodes"]]))
+            self._workflows.append((workflow["id"], effects))
         self.statuses.clear()
 
     async def run(self, runs: int) -> None:
-        """Submit so many runs, CLIENTS at a time, each to its end."""
+        """Submit so many runs, CLIENTS at a time, each to its end; fewer if `enough` is called."""
         numbers = iter(range(runs))
         async with asyncio.TaskGroup() as group:
             for _ in range(CLIENTS):
                 group.create_task(self._one_client(numbers))
+
+    def enough(self) -> None:
+        """Submit no more."""
+        self._enough = True
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -79,6 +102,8 @@ class Load:
 
     async def _one_client(self, numbers: Any) -> None:
         for number in numbers:
+            if self._enough:
+                return
             workflow_id, nodes = self._workflows[number % len(self._workflows)]
             key = f"{self.log.stem}-{number}"
             run = await self._until_answered("POST", f"/workflows/{workflow_id}/runs?wait=5", {}, key=key)

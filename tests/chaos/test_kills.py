@@ -18,7 +18,7 @@ import pytest
 
 from tests.chaos.histories import read_history, read_lines
 from tests.chaos.ledger_process import LedgerProcess
-from tests.chaos.load import Load, chain, diamond
+from tests.chaos.load import Load, chain, diamond, mapped
 from tests.support.stack import LocalStack, running_stack
 from tests.support.waiting import await_until
 
@@ -54,7 +54,7 @@ class Pass:
         """Let runs flow, run `faults` beside them, check; the figures."""
         started = time.monotonic()
         async with contextlib.aclosing(self.load):
-            await self.load.prepare(chain(self.ledger.url), diamond(self.ledger.url))
+            await self.load.prepare(chain(self.ledger.url), diamond(self.ledger.url), mapped(self.ledger.url))
             async with asyncio.TaskGroup() as group:
                 flowing = group.create_task(self.load.run(RUNS))
                 await faults()
