@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -139,3 +140,18 @@ async def test_a_row_is_written_once_however_often_its_node_is_tried(user: User,
     assert run["status"] == "succeeded", run["error"]
     rows = (await user.ask("GET", "/tables/notes/rows"))["items"]
     assert [row["text"] for row in rows] == [run["id"]]
+
+
+async def test_a_run_never_uses_an_older_version_than_was_published_before_it_began(user: User) -> None:
+    workflow_id = await user.workflow(node("a"))
+    for number in (1, 2, 3):
+        # Enough for both executors to be asked often, and so to hold leases.
+        runs = await asyncio.gather(*(user.start(workflow_id) for _ in range(12)))
+        assert {run["version"] for run in runs} == {number}
+        draft = {"nodes": [node("a", config={"value": number})], "edges": []}
+        await user.ask("PUT", f"/workflows/{workflow_id}/definition", draft)
+        await user.ask("POST", f"/workflows/{workflow_id}/versions", {}, expect=201)
+    await asyncio.gather(*(user.start(workflow_id) for _ in range(12)))
+    await user.ask("DELETE", f"/workflows/{workflow_id}", expect=204)
+    for _ in range(4):
+        await user.ask("POST", f"/workflows/{workflow_id}/runs", {}, expect=404)

@@ -1,6 +1,7 @@
 """Versions in the form the engine runs: resolved by the workflows service once, kept here for their runs."""
 
 import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ MAX_LINKS = 100
 """Versions that one run may call as sub-workflows."""
 _CACHE_NODES = 500_000
 """Nodes of all cached graphs together; about 1 KB each."""
+_OFTEN_SECONDS = 1.0
+"""Whoever starts a workflow again within this time gets a lease."""
+_MAX_ANSWERS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,8 @@ class ResolvedVersion:
     workflow_name: str
     number: int
     definition: bytes | None
+    valid_seconds: float
+    """How long the answer stays good, reckoned from before the question; 0 = it may be another one now."""
 
 
 class Workflows(Protocol):
@@ -39,10 +45,22 @@ class Workflows(Protocol):
         ...
 
     async def resolve(
-        self, project_id: UUID, workflow_id: UUID, selector: VersionSelector, known: list[UUID]
+        self, project_id: UUID, workflow_id: UUID, selector: VersionSelector, known: list[UUID], *, lease: bool
     ) -> ResolvedVersion:
-        """The version to run; a draft is frozen first. Raises its errors: not found, invalid definition."""
+        """The version to run; a draft is frozen first. Raises its errors: not found, invalid definition.
+
+        With `lease` the service is asked to keep its answer good for a while.
+        """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What a selector was said to mean; times by the monotonic clock."""
+
+    version_id: UUID
+    asked_at: float
+    valid_until: float
 
 
 class Versions:
@@ -54,14 +72,28 @@ class Versions:
         self._make_graph = make_graph
         self._cache: OrderedDict[UUID, Version] = OrderedDict()
         self._nodes = 0
+        self._answers: OrderedDict[tuple[UUID, UUID, VersionSelector], _Answer] = OrderedDict()
 
     async def resolve(self, project_id: UUID, workflow_id: UUID, selector: VersionSelector) -> Version:
-        """The version that a run shall use, stored here before the run is."""
+        """The version that a run shall use, stored here before the run is.
+
+        Never older than what was published, edited or deleted before this was called: without a lease the service is
+        asked, and while one lasts nothing is published or deleted.
+        """
+        key = (project_id, workflow_id, selector)
+        # Not the event loop's time, which may be as old as the turn of the loop is long.
+        now = time.monotonic()
+        last = self._answers.get(key)
+        if last is not None and now < last.valid_until and (version := self._cache.get(last.version_id)) is not None:
+            return version
+        # One start alone needs no lease, which costs a commit.
+        lease = last is not None and now < last.asked_at + _OFTEN_SECONDS
         known = [version.id for version in self._cache.values() if version.workflow_id == workflow_id]
-        resolved = await self._workflows.resolve(project_id, workflow_id, selector, known[-8:])
+        resolved = await self._workflows.resolve(project_id, workflow_id, selector, known[-8:], lease=lease)
         version = self._cache.get(resolved.id)
         if version is None:
             version = await self._adopt(resolved)
+        self._note(key, _Answer(version.id, now, now + resolved.valid_seconds))
         return version
 
     async def links(self, version: Version) -> dict[str, Linked]:
@@ -96,6 +128,13 @@ class Versions:
         except NotFoundError as error:
             message = f"The sub-workflow {workflow!r} cannot be called: {error.message}"
             raise FailedPreconditionError(message, reason="SUB_WORKFLOW_NOT_FOUND") from error
+
+    def _note(self, key: tuple[UUID, UUID, VersionSelector], answer: _Answer) -> None:
+        present = self._answers.pop(key, answer)
+        # Of several that were under way, the one that holds longest.
+        self._answers[key] = max(answer, present, key=lambda each: each.valid_until)
+        if len(self._answers) > _MAX_ANSWERS:
+            self._answers.popitem(last=False)
 
     async def get(self, version_id: UUID) -> Version:
         """A version that some run uses. Raises NotFoundError for one that was never stored."""

@@ -31,13 +31,14 @@ class GrpcWorkflows:
         return UUID((await self._rpc.call(self._stub.FindWorkflow, request, timeout=_TIMEOUT)).workflow_id)
 
     async def resolve(
-        self, project_id: UUID, workflow_id: UUID, selector: VersionSelector, known: list[UUID]
+        self, project_id: UUID, workflow_id: UUID, selector: VersionSelector, known: list[UUID], *, lease: bool
     ) -> ResolvedVersion:
         """See Workflows."""
         request = pb.ResolveVersionRequest(
             project_id=str(project_id),
             workflow_id=str(workflow_id),
             known_version_ids=[str(version_id) for version_id in known],
+            lease=lease,
         )
         if selector.number is not None:
             request.number = selector.number
@@ -45,7 +46,8 @@ class GrpcWorkflows:
             request.latest = True
         elif selector.draft:
             request.draft = True
-        version = (await self._rpc.call(self._stub.ResolveVersion, request, timeout=_TIMEOUT)).version
+        reply = await self._rpc.call(self._stub.ResolveVersion, request, timeout=_TIMEOUT)
+        version = reply.version
         has_definition = version.HasField("definition")
         return ResolvedVersion(
             id=UUID(version.id),
@@ -54,4 +56,5 @@ class GrpcWorkflows:
             workflow_name=version.workflow_name,
             number=version.number,
             definition=version.definition.SerializeToString() if has_definition else None,
+            valid_seconds=reply.valid_for.ToTimedelta().total_seconds(),
         )

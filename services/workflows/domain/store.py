@@ -79,6 +79,10 @@ class WorkflowTransaction(Protocol):
         """Hide a locked workflow; its name becomes free."""
         ...
 
+    async def outlast_leases(self, workflow_id: UUID) -> None:
+        """Wait until no lease on a locked workflow is left. There will be no further one before the end."""
+        ...
+
     async def claim_request(self, request_id: UUID, workflow_id: UUID, request_hash: bytes) -> bytes | None:
         """Note the request that makes a node or edge under this id; the hash already noted when it came before.
 
@@ -114,6 +118,13 @@ class WorkflowStore(Protocol):
 
     async def find_workflow(self, project_id: UUID, name: str) -> UUID | None:
         """The id of the workflow with that name."""
+        ...
+
+    async def lease(self, project_id: UUID, workflow_id: UUID, seconds: float) -> bool:
+        """Promise that, for so long, no version is published and the workflow is not deleted.
+
+        False when the workflow is being changed at the moment, has no published version, or does not exist.
+        """
         ...
 
     async def get_version(self, project_id: UUID, version_id: UUID) -> tuple[Version, str] | None:

@@ -23,6 +23,8 @@ from services.workflows.domain.validation import is_valid
 MAX_NOTE = 1024
 _TRIES = 5
 """How often a draft that changes while it is checked is checked again."""
+_LEASE_SECONDS = 0.5
+"""How long an answer to who starts runs in a row stays good, and how long publishing and deleting then may wait."""
 _CACHED_NODES = 20_000
 """Nodes of all cached definitions together; a node takes about 1 KB."""
 
@@ -70,6 +72,14 @@ class Versions:
         if workflow_id is None:
             raise WorkflowNotFoundError(name)
         return workflow_id
+
+    async def lease(self, project_id: UUID, workflow_id: UUID) -> float:
+        """Hold off publishing and deleting; for how many seconds, 0 = not at all.
+
+        What `resolve` then says of published versions stays true for so long.
+        """
+        leased = await self._store.lease(project_id, workflow_id, _LEASE_SECONDS)
+        return _LEASE_SECONDS if leased else 0.0
 
     async def resolve(
         self,
@@ -119,6 +129,8 @@ class Versions:
                     newest = (await transaction.list_versions(workflow_id, before=None, limit=1))[0]
                     if newest.content_hash == digest:
                         return FullVersion(newest, await self._content(project_id, newest))
+                if publish:
+                    await transaction.outlast_leases(workflow_id)
                 version = await transaction.insert_version(
                     NewVersion(
                         id=new_id(),

@@ -112,6 +112,7 @@ class Workflows:
         async with self._store.transaction() as transaction:
             workflow = await transaction.lock_workflow(project_id, workflow_id)
             require_revision(workflow, revision)
+            await transaction.outlast_leases(workflow_id)
             await transaction.delete_workflow(workflow_id)
 
     async def validate(

@@ -6,6 +6,7 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
+from asyncpg.pool import PoolConnectionProxy
 from sqlalchemy import func, literal, null, select, text, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
@@ -53,6 +54,18 @@ _FIND_WORKFLOW = "SELECT id FROM workflows.workflows WHERE project_id = $1 AND n
 _GET_VERSION = f"""
     SELECT {_VERSION_COLUMNS}, v.definition FROM workflows.workflow_versions v WHERE v.id = $1 AND v.project_id = $2
     """  # noqa: S608 - built from the constants here
+# A workflow that is being changed is passed over: its change waits for the leases that there are, not for further ones.
+_LEASE = """
+    UPDATE workflows.workflows SET leased_until = clock_timestamp() + make_interval(secs => $3)
+     WHERE id = (
+        SELECT id FROM workflows.workflows
+         WHERE id = $1 AND project_id = $2 AND deleted_at IS NULL AND latest_version > 0
+           FOR NO KEY UPDATE SKIP LOCKED)
+    """
+_OUTLAST_LEASES = text(
+    "SELECT pg_sleep(extract(epoch FROM leased_until - clock_timestamp())) FROM workflows.workflows"
+    " WHERE id = :workflow_id AND leased_until > clock_timestamp()"
+)
 _FORGET_REQUESTS = text(
     "DELETE FROM workflows.element_requests WHERE workflow_id = :workflow_id AND created_at < now() - interval '1 day'"
 )
@@ -126,6 +139,9 @@ class PostgresTransaction:
         await self._connection.execute(
             update(workflows).where(workflows.c.id == workflow_id).values(deleted_at=func.now())
         )
+
+    async def outlast_leases(self, workflow_id: UUID) -> None:
+        await self._connection.execute(_OUTLAST_LEASES, {"workflow_id": workflow_id})
 
     async def claim_request(self, request_id: UUID, workflow_id: UUID, request_hash: bytes) -> bytes | None:
         await self._connection.execute(_FORGET_REQUESTS, {"workflow_id": workflow_id})
@@ -204,13 +220,23 @@ class PostgresStore:
         row = await self._fetch(_FIND_WORKFLOW, project_id, name)
         return row["id"] if row is not None else None
 
+    async def lease(self, project_id: UUID, workflow_id: UUID, seconds: float) -> bool:
+        async with self._connection() as connection:
+            return await connection.execute(_LEASE, workflow_id, project_id, seconds) == "UPDATE 1"
+
     async def get_version(self, project_id: UUID, version_id: UUID) -> tuple[Version, str] | None:
         row = await self._fetch(_GET_VERSION, version_id, project_id)
         return (_version_of_record(row), row["definition"]) if row is not None else None
 
     async def _fetch(self, statement: str, *arguments: object) -> "asyncpg.Record | None":
+        async with self._connection() as connection:
+            return await connection.fetchrow(statement, *arguments)
+
+    @asynccontextmanager
+    async def _connection(self) -> "AsyncIterator[PoolConnectionProxy[asyncpg.Record]]":
         try:
-            return await self._pool.fetchrow(statement, *arguments)
+            async with self._pool.acquire() as connection:
+                yield connection
         except Exception as error:
             if is_connection_loss(error):
                 raise lost_connection() from error

@@ -45,6 +45,8 @@ workflows = Table(
     # after each change. No foreign keys: versions refer to workflows already.
     Column("latest_version_id", Uuid),
     Column("draft_version_id", Uuid),
+    # Until when executors may start runs of published versions without asking; NULL = nobody ever asked for that.
+    Column("leased_until", TIMESTAMP(timezone=True)),
     # Of the create call, to tell a repetition from a reuse; NULL without an idempotency key.
     Column("request_hash", LargeBinary),
     _now("created_at"),

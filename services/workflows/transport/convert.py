@@ -149,7 +149,7 @@ def definition_to_proto(definition: Definition) -> definition_pb2.Definition:
     return definition_pb2.Definition(
         nodes=[node_to_proto(node) for node in definition.nodes],
         edges=[edge_to_proto(edge) for edge in definition.edges],
-        timeout=_duration(definition.timeout_seconds),
+        timeout=duration_to_proto(definition.timeout_seconds),
     )
 
 
@@ -162,7 +162,7 @@ def node_to_proto(node: Node) -> definition_pb2.Node:
         name=node.name,
         config=value_pb2.Json(utf8=orjson.dumps(node.config)),
         retry=_retry_to_proto(node.retry) if node.retry else None,
-        timeout=_duration(node.timeout_seconds),
+        timeout=duration_to_proto(node.timeout_seconds),
         on_error=_ON_ERROR_TO_PROTO[node.on_error],
         position=definition_pb2.Position(x=node.position.x, y=node.position.y) if node.position else None,
         join=_JOIN_TO_PROTO[node.join],
@@ -183,9 +183,9 @@ def edge_to_proto(edge: Edge) -> definition_pb2.Edge:
 def _retry_to_proto(retry: Retry) -> retry_pb2.RetryPolicy:
     return retry_pb2.RetryPolicy(
         max_attempts=retry.max_attempts,
-        initial_interval=_duration(retry.initial_interval),
+        initial_interval=duration_to_proto(retry.initial_interval),
         backoff=retry.backoff,
-        max_interval=_duration(retry.max_interval),
+        max_interval=duration_to_proto(retry.max_interval),
         jitter=retry.jitter,
         when=retry.when,
     )
@@ -242,7 +242,8 @@ def issues_to_proto(issues: Iterable[Violation]) -> list[issue_pb2.Issue]:
     ]
 
 
-def _duration(seconds: float | None) -> duration_pb2.Duration | None:
+def duration_to_proto(seconds: float | None) -> duration_pb2.Duration | None:
+    """A duration, or nothing."""
     if seconds is None:
         return None
     duration = duration_pb2.Duration()

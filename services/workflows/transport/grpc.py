@@ -145,13 +145,16 @@ class WorkflowServicer(WorkflowServiceServicer):
         return pb.GetVersionResponse(version=convert.full_version_to_proto(version))
 
     async def ResolveVersion(self, request: pb.ResolveVersionRequest, context: Any) -> pb.ResolveVersionResponse:
+        selector = Selector(request.WhichOneof("selector") or Selector.NEWEST)
+        lease = 0.0
+        if request.lease and selector is not Selector.DRAFT:
+            lease = await self._versions.lease(*_place(request))
         version = await self._versions.resolve(
-            *_place(request),
-            Selector(request.WhichOneof("selector") or Selector.NEWEST),
-            number=request.number,
-            known=request.known_version_ids,
+            *_place(request), selector, number=request.number, known=request.known_version_ids
         )
-        return pb.ResolveVersionResponse(version=convert.full_version_to_proto(version))
+        return pb.ResolveVersionResponse(
+            version=convert.full_version_to_proto(version), valid_for=convert.duration_to_proto(lease or None)
+        )
 
     async def FindWorkflow(self, request: pb.FindWorkflowRequest, context: Any) -> pb.FindWorkflowResponse:
         return pb.FindWorkflowResponse(workflow_id=str(await self._versions.find(_project(request), request.name)))

@@ -141,3 +141,36 @@ async def test_a_large_draft_is_edited_and_run(client: Client) -> None:
     await client.DeleteNode(workflow, node_id=added.node.id)
     version = (await client.ResolveVersion(workflow, draft=True)).version
     assert len(version.definition.nodes) == 3000
+
+
+async def test_nothing_is_published_or_deleted_while_a_lease_lasts(client: Client) -> None:
+    loop = asyncio.get_running_loop()
+    workflow = await client.workflow(sound("a"))
+    await client.PublishVersion(workflow)
+    await client.PutDefinition(workflow, definition=sound("b"))
+    for change in (client.PublishVersion, client.DeleteWorkflow):
+        asked = loop.time()
+        leased = await client.ResolveVersion(workflow, lease=True)
+        await change(workflow)
+        assert loop.time() >= asked + leased.valid_for.ToTimedelta().total_seconds() > asked
+
+
+async def test_a_workflow_that_is_being_changed_is_resolved_without_a_lease(client: Client) -> None:
+    workflow = await client.workflow(sound("a"))
+    one = (await client.PublishVersion(workflow)).version
+    await client.PutDefinition(workflow, definition=sound("b"))
+    await client.ResolveVersion(workflow, lease=True)
+    publishing = asyncio.ensure_future(client.PublishVersion(workflow))
+    while (answer := await client.ResolveVersion(workflow, lease=True)).HasField("valid_for"):
+        assert answer.version == one
+    assert not publishing.done() or answer.version != one
+    two = (await publishing).version
+    assert (await client.ResolveVersion(workflow, lease=True)).version == two
+
+
+async def test_drafts_are_not_leased(client: Client) -> None:
+    workflow = await client.workflow(sound())
+    assert not (await client.ResolveVersion(workflow, lease=True)).HasField("valid_for")
+    await client.PublishVersion(workflow)
+    assert not (await client.ResolveVersion(workflow, draft=True, lease=True)).HasField("valid_for")
+    assert (await client.ResolveVersion(workflow, number=1, lease=True)).HasField("valid_for")

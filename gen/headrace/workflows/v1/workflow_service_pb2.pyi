@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from headrace.common.v1 import issue_pb2 as _issue_pb2
@@ -1143,6 +1144,7 @@ class ResolveVersionRequest(_message.Message):
     LATEST_FIELD_NUMBER: _builtins.int
     DRAFT_FIELD_NUMBER: _builtins.int
     KNOWN_VERSION_IDS_FIELD_NUMBER: _builtins.int
+    LEASE_FIELD_NUMBER: _builtins.int
     project_id: _builtins.str
     """UUID."""
     workflow_id: _builtins.str
@@ -1153,6 +1155,8 @@ class ResolveVersionRequest(_message.Message):
     """The newest published version."""
     draft: _builtins.bool
     """The draft."""
+    lease: _builtins.bool
+    """Ask that the answer be kept good for a while, for a caller who asks often. Not for drafts."""
     @_builtins.property
     def known_version_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Ids of versions whose definitions the caller holds."""
@@ -1166,10 +1170,11 @@ class ResolveVersionRequest(_message.Message):
         latest: _builtins.bool = ...,
         draft: _builtins.bool = ...,
         known_version_ids: _abc.Iterable[_builtins.str] | None = ...,
+        lease: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["draft", b"draft", "latest", b"latest", "number", b"number", "selector", b"selector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["draft", b"draft", "known_version_ids", b"known_version_ids", "latest", b"latest", "number", b"number", "project_id", b"project_id", "selector", b"selector", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draft", b"draft", "known_version_ids", b"known_version_ids", "latest", b"latest", "lease", b"lease", "number", b"number", "project_id", b"project_id", "selector", b"selector", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_selector: _TypeAlias = _typing.Literal["number", "latest", "draft"]  # noqa: Y015
     _WhichOneofArgType_selector: _TypeAlias = _typing.Literal["selector", b"selector"]  # noqa: Y015
@@ -1184,18 +1189,26 @@ class ResolveVersionResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     VERSION_FIELD_NUMBER: _builtins.int
+    VALID_FOR_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def version(self) -> _workflow_pb2.WorkflowVersion:
         """Without its definition when known to the caller."""
+
+    @_builtins.property
+    def valid_for(self) -> _duration_pb2.Duration:
+        """The same call would be answered alike for so long, reckoned from before this one was sent: no version is published
+        and the workflow is not deleted meanwhile. Absent = no lease was given.
+        """
 
     def __init__(
         self,
         *,
         version: _workflow_pb2.WorkflowVersion | None = ...,
+        valid_for: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["valid_for", b"valid_for", "version", b"version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["valid_for", b"valid_for", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
