@@ -88,7 +88,7 @@ async def serve(stack: AsyncExitStack) -> None:
     url = peers.nats_url.get_secret_value()
     client = await nats.connect(url, name="headrace-executor", on_reconnect=reconnected)
     stack.push_async_callback(client.close)
-    bus.use(client)
+    await bus.start(client)
     await keeper.check(client)
     committer.start()
     stack.push_async_callback(committer.stop)

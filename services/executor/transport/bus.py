@@ -17,6 +17,7 @@ from services.executor.domain.watchers import Token, Watch, Watchers
 from services.executor.engine.state import NodeState, RunState
 from services.executor.transport import streams
 from services.executor.transport.convert import ref_to_proto
+from services.executor.transport.followed import Followed
 from services.kit.errors import DomainError
 
 log = structlog.get_logger(__name__)
@@ -34,12 +35,14 @@ class Bus:
         self.executor_id = executor_id
         self._watchers = watchers
         self._client: Client | None = None
+        self._followed = Followed(executor_id, lambda run_id: self._send_moved(run_id, 0, ended=False))
         self._outgoing: list[tuple[str, bytes, dict[str, str] | None]] = []
         self._flushing: asyncio.Task[None] | None = None
 
-    def use(self, client: Client) -> None:
-        """Publish by this connection."""
+    async def start(self, client: Client) -> None:
+        """Publish by this connection, and hear by it of followers elsewhere."""
         self._client = client
+        await self._followed.listen(client)
 
     @property
     def is_connected(self) -> bool:
@@ -54,8 +57,12 @@ class Bus:
                 self.publish(ref, node.spec.kind.queue, traceparent=state.traceparent)
         ended = state.is_terminal
         self._watchers.notify(state.run_id, ended=ended)
-        moved = worker_pb2.RunMoved(last_sequence=state.sequence, ended=ended)
-        self._send(streams.run_subject(state.run_id, streams.MOVED), moved.SerializeToString())
+        if state.run_id in self._followed:
+            self._send_moved(state.run_id, state.sequence, ended=ended)
+
+    def _send_moved(self, run_id: UUID, sequence: int, *, ended: bool) -> None:
+        moved = worker_pb2.RunMoved(last_sequence=sequence, ended=ended)
+        self._send(streams.run_subject(run_id, streams.MOVED), moved.SerializeToString())
 
     def publish(self, ref: NodeRef, queue: str, *, traceparent: str = "") -> None:
         """See WakeupBus. The run's trace context travels in the header, as W3C has it for HTTP."""
@@ -87,24 +94,26 @@ class Bus:
     async def watch(self, run_id: UUID) -> AsyncIterator[Watch]:
         """Watch a run that any executor may move, tokens included."""
         with self._watchers.watch(run_id) as watch:
-            subscription = None
-            if self._client is not None:
-                subscription = await self._client.subscribe(streams.run_subject(run_id, "*"), cb=_listener(watch))
-            try:
+            if self._client is None:
                 yield watch
+                return
+            # Before the others are told: their first notice shall be heard.
+            subscription = await self._client.subscribe(streams.run_subject(run_id, "*"), cb=_listener(watch))
+            try:
+                async with self._followed.told(self._client, run_id):
+                    yield watch
             finally:
-                if subscription is not None:
-                    try:
-                        await subscription.unsubscribe()
-                    except NatsError as error:
-                        log.info("unsubscribe_failed", error=repr(error))
+                try:
+                    await subscription.unsubscribe()
+                except NatsError as error:
+                    log.info("unsubscribe_failed", error=repr(error))
 
 
 def _listener(watch: Watch):  # type: ignore[no-untyped-def]  # a callback of nats-py
     async def hear(message: Msg) -> None:
         if message.subject.endswith(streams.TOKEN):
             watch.add_token(Token(worker_pb2.NodeToken.FromString(message.data).node_key, message.data))
-        else:
+        elif message.subject.endswith(streams.MOVED):
             watch.notify(ended=worker_pb2.RunMoved.FromString(message.data).ended)
 
     return hear

@@ -4,6 +4,7 @@ headrace.jobs.<queue>                        wake-ups, on the stream HEADRACE_JO
 headrace.executor.<claim|report|heartbeat>   request-reply to any executor
 headrace.executor.<executor id>.<…>          request-reply to the executor that holds a run in memory
 headrace.runs.<run id>.<moved|token>         notices for who follows a run
+headrace.runs.<run id>.followed              an executor's word to the others that it follows a run
 """
 
 from uuid import UUID
@@ -14,7 +15,7 @@ from nats.js.errors import NotFoundError
 
 STREAM = "HEADRACE_JOBS"
 CLAIM, REPORT, HEARTBEAT = "claim", "report", "heartbeat"
-MOVED, TOKEN = "moved", "token"
+MOVED, TOKEN, FOLLOWED = "moved", "token", "followed"
 EXECUTORS = "executors"
 """Queue group: one of the executors answers."""
 

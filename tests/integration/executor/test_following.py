@@ -71,7 +71,7 @@ async def client(nats_server: str) -> AsyncIterator[Client]:
 async def executor(url: str, client: Client) -> AsyncIterator[Executor]:
     pool = await open_pool(url, size=6)
     made = Executor(CountingStore(pool), queue=own_queue())
-    made.bus.use(client)
+    await made.bus.start(client)
     async with committing(made):
         yield made
     await pool.close()

@@ -90,7 +90,7 @@ async def test_claims_are_spared_while_workers_cannot_be_heard_and_for_a_lease_a
     assert await status_of(executor, claimed.run_id) is NodeStatus.RUNNING
 
     connected = loop.time()
-    executor.bus.use(client)
+    await executor.bus.start(client)
     # Not taken out of the queue of wake-ups while none could be sent: it would be due again only after 6 s.
     woken = worker_pb2.Wakeup.FromString((await wakeups.next_msg(timeout=3)).data)
     assert woken.job.run_id == str(ready.run_id)
@@ -110,7 +110,7 @@ async def test_a_timer_that_cannot_be_put_right_is_not_tried_without_a_pause(
     # Runs of a version that is gone cannot be read by an executor that has no copy of them.
     await pool.execute("DELETE FROM executor.versions")
     other = Executor(executor.store)
-    other.bus.use(client)
+    await other.bus.start(client)
     sweeper = Sweeper(other.store, other.committer, other.bus, interval=0.2, lease_seconds=0.0)
     async with committing(other):
         with structlog.testing.capture_logs() as logs:

@@ -45,7 +45,7 @@ async def test_a_wake_up_and_its_job_carry_the_trace_of_their_run(nats_server):
         heard = await client.subscribe(streams.jobs_subject(queue))
         await client.flush()
         bus = Bus("executor", Watchers())
-        bus.use(client)
+        await bus.start(client)
         bus.announce(state, state.ready)
         message = await heard.next_msg(timeout=5)
     finally:

@@ -250,7 +250,7 @@ async def test_lost_wakeups_are_published_again_even_if_the_first_try_fails(
     keeper = StreamKeeper(parts.store, ["default"])
     await executor.client.jetstream().delete_stream(streams.STREAM)
     admin = await asyncpg.connect(postgres_server)
-    name = await pool.fetchval("SELECT current_database()")
+    [(name,)] = await pool.fetch("SELECT current_database()")
     await databases.execute(admin, "ALTER DATABASE %I CONNECTION LIMIT 0", name)
     await admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
     with pytest.raises(UnavailableError):

@@ -612,7 +612,9 @@ Global___NodeToken: _TypeAlias = NodeToken  # noqa: Y015
 
 @_typing.final
 class RunMoved(_message.Message):
-    """RunMoved tells followers that a run has new events: `headrace.runs.<run id>.moved`."""
+    """RunMoved tells followers that a run has new events: `headrace.runs.<run id>.moved`. Sent while some other executor says
+    on `headrace.runs.<run id>.followed` (its id as the body) that it follows the run.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
