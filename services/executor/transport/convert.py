@@ -6,6 +6,7 @@ from typing import Any
 from uuid import UUID
 
 import orjson
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from headrace.common.v1 import value_pb2
 from headrace.executor.v1 import run_pb2, worker_pb2
@@ -173,7 +174,8 @@ def ref_to_proto(ref: NodeRef) -> worker_pb2.JobRef:
 
 def job_to_proto(job: Job, *, grant: str, executor_id: str) -> worker_pb2.Job:
     """A claimed job."""
-    message = worker_pb2.Job(
+    milliseconds = round(job.timeout_seconds * 1000)
+    return worker_pb2.Job(
         ref=ref_to_proto(job.ref),
         epoch=job.epoch,
         attempt=job.attempt,
@@ -187,9 +189,8 @@ def job_to_proto(job: Job, *, grant: str, executor_id: str) -> worker_pb2.Job:
         grant=grant,
         traceparent=job.traceparent,
         executor_id=executor_id,
+        timeout=Duration(seconds=milliseconds // 1000, nanos=milliseconds % 1000 * 1_000_000),
     )
-    message.timeout.FromMilliseconds(round(job.timeout_seconds * 1000))
-    return message
 
 
 def report_from_proto(report: worker_pb2.Report) -> Report:
@@ -216,7 +217,7 @@ def report_from_proto(report: worker_pb2.Report) -> Report:
         report.epoch,
         outcome,
         report.input.utf8 or None,
-        report.handler_time.ToNanoseconds() / 1e9,
+        report.handler_time.seconds + report.handler_time.nanos / 1e9,
     )
 
 

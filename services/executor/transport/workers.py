@@ -1,7 +1,9 @@
 """The workers' side of the executor over NATS request-reply: claim, report, heartbeat."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 
 import structlog
 from google.protobuf.message import DecodeError
@@ -21,15 +23,28 @@ from services.executor.transport.convert import (
     report_status,
 )
 from services.kit.errors import DomainError
-from services.kit.identity import CallerTokens
+from services.kit.identity import Caller, CallerTokens
 
 log = structlog.get_logger(__name__)
 
 MAX_REPLY_BYTES = 7 * 1024 * 1024
-_GRANT_GRACE_SECONDS = 60.0
+_GRANT_GRACE_SECONDS = 60
 """A grant outlives the attempt's time-out by so much: for the clean-up after it."""
+_GRANT_STEP_SECONDS = 30
+"""Grants end on multiples of this, so that the jobs of one run share them, here and where they are verified."""
+_MAX_GRANTS = 4096
 
 Answer = Callable[[bytes], Awaitable[bytes]]
+
+
+def _grants(tokens: CallerTokens) -> Callable[[str, str, float], str]:
+    """Mints grants for a project and run that end at a time; the same again for the same three."""
+
+    @lru_cache(_MAX_GRANTS)
+    def grant(project_id: str, run_id: str, expires_at: float) -> str:
+        return tokens.mint(Caller(service="worker", project_id=project_id, run_id=run_id, expires_at=expires_at))
+
+    return grant
 
 
 class WorkerTransport:
@@ -38,7 +53,7 @@ class WorkerTransport:
     def __init__(self, client: Client, jobs: Jobs, tokens: CallerTokens, executor_id: str) -> None:
         self._client = client
         self._jobs = jobs
-        self._tokens = tokens
+        self._grant = _grants(tokens)
         self._executor_id = executor_id
         self._subscriptions: list[Subscription] = []
         self._under_way: set[asyncio.Task[None]] = set()
@@ -130,8 +145,7 @@ class WorkerTransport:
         ).SerializeToString()
 
     def _job(self, job: Job) -> pb.Job:
-        lifetime = job.timeout_seconds + _GRANT_GRACE_SECONDS
-        grant = self._tokens.mint_grant(
-            project_id=job.project_id, run_id=str(job.ref.run_id), lifetime_seconds=lifetime
-        )
+        latest = time.time() + job.timeout_seconds + _GRANT_GRACE_SECONDS
+        expires_at = (latest // _GRANT_STEP_SECONDS + 1) * _GRANT_STEP_SECONDS
+        grant = self._grant(job.project_id, str(job.ref.run_id), expires_at)
         return job_to_proto(job, grant=grant, executor_id=self._executor_id)

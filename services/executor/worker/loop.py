@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import structlog
 from google.protobuf.message import DecodeError
@@ -31,6 +32,9 @@ _LAST_REPORTS_SECONDS = 4.0
 """How long a worker that stops tries to hand in what it has; the rest is found by its lease."""
 _RUNNING = Gauge("headrace_worker_jobs_running", "Jobs under way.")
 _FINISHED = Counter("headrace_worker_jobs_total", "Jobs run, by how they ended.", ["type", "outcome"])
+
+# Looking a label up costs as much as running a small job.
+_finished = lru_cache(maxsize=1024)(_FINISHED.labels)
 
 Held = tuple[str, str, str, int]
 """A claim: run, node key, item path, epoch."""
@@ -69,6 +73,7 @@ class Worker:
         self._claiming = 0
         """Wake-ups whose claims are under way."""
         self._progress = asyncio.Event()
+        _RUNNING.set_function(lambda: len(self._running))
         self._wakeups = [Wakeups(client, queue, self._receive, self._free_slots) for queue in queues]
         self._pulling: list[asyncio.Task[None]] = []
         self._serving: list[asyncio.Task[None]] = []
@@ -210,7 +215,6 @@ class Worker:
             return
         task = asyncio.create_task(self._run(held, job))
         self._running[held] = _Running(job, task)
-        _RUNNING.set(len(self._running))
 
     async def _run(self, held: Held, job: pb.Job) -> None:
         tokens = _Tokens(self._client, job)
@@ -218,7 +222,7 @@ class Worker:
             report = await self._runner.run(job, tokens.emit)
         except Exception as error:  # noqa: BLE001 - an error in a handler's error must not leave the job behind
             report = failed_report(job, error)
-        _FINISHED.labels(job.type, report.WhichOneof("outcome")).inc()
+        _finished(job.type, report.WhichOneof("outcome")).inc()
         if self._running.pop(held, None) is not None:
             self._freed()
             self._queue_report(report, job.executor_id)
@@ -230,7 +234,6 @@ class Worker:
         self._freed()
 
     def _freed(self) -> None:
-        _RUNNING.set(len(self._running))
         self._slot_free.set()
 
     def _hand_back(self, job: pb.Job) -> None:

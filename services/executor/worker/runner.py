@@ -12,6 +12,7 @@ import structlog
 from headrace.common.v1 import value_pb2
 from headrace.executor.v1 import run_pb2
 from headrace.executor.v1 import worker_pb2 as pb
+from opentelemetry import context as otel_context
 from opentelemetry import propagate, trace
 from pydantic import ValidationError
 
@@ -23,6 +24,7 @@ from services.executor.handlers.base import (
     RetryableError,
     TerminalError,
     TokenSink,
+    Usage,
 )
 from services.kit import strict_json
 from services.kit.errors import InvalidArgumentError
@@ -34,6 +36,7 @@ tracer = trace.get_tracer(__name__)
 
 MAX_OUTPUT_BYTES = 1024 * 1024
 MAX_SHOWN_INPUT_BYTES = 64 * 1024
+_NO_USAGE = Usage()
 
 
 class Runner:
@@ -50,17 +53,14 @@ class Runner:
         try:
             result = await self._perform(job, report, emit_token)
             output = _checked_output(job, result)
-            report.success.CopyFrom(
-                pb.Success(
-                    output=value_pb2.Json(utf8=output),
-                    port="" if result.port == "out" else result.port,
-                    usage=value_pb2.Usage(
-                        prompt_tokens=result.usage.prompt_tokens,
-                        completion_tokens=result.usage.completion_tokens,
-                        calls=result.usage.calls,
-                    ),
-                )
-            )
+            success = report.success
+            success.output.utf8 = output
+            if result.port != "out":
+                success.port = result.port
+            if result.usage != _NO_USAGE:
+                success.usage.prompt_tokens = result.usage.prompt_tokens
+                success.usage.completion_tokens = result.usage.completion_tokens
+                success.usage.calls = result.usage.calls
         except HandlerError as error:
             report.failure.CopyFrom(_failure(job, error))
         except BaseException as error:
@@ -69,7 +69,9 @@ class Runner:
             if isinstance(error, asyncio.CancelledError) and _is_being_cancelled():
                 raise
             report.failure.CopyFrom(failed_report(job, error).failure)
-        report.handler_time.FromNanoseconds(round((time.perf_counter() - started) * 1e9))
+        seconds = time.perf_counter() - started
+        report.handler_time.seconds = int(seconds)
+        report.handler_time.nanos = int(seconds % 1 * 1e9)
         return report
 
     async def _perform(self, job: pb.Job, report: pb.Report, emit_token: TokenSink) -> Result:
@@ -78,7 +80,7 @@ class Runner:
             raise RetryableError(
                 "UNKNOWN_NODE_TYPE", f"This worker has no handler for {job.type!r}: it is older than the executor."
             )
-        timeout = job.timeout.ToTimedelta().total_seconds()
+        timeout = job.timeout.seconds + job.timeout.nanos / 1e9
         config = _config(job, node_type)
         report.input.utf8 = _shown(config, node_type)
         context = Context(
@@ -93,12 +95,14 @@ class Runner:
             services=self._services,
             emit_token=emit_token,
         )
+        checked = _validated(config, node_type, job)
         limit = asyncio.timeout(timeout)
-        parent = propagate.extract({"traceparent": job.traceparent})
+        span = tracer.start_span(job.type, context=_parent(job.traceparent), kind=trace.SpanKind.CONSUMER)
+        # By hand: the context manager costs twice what the span does. The context is that of the task, and ends with it.
+        otel_context.attach(trace.set_span_in_context(span))
         try:
-            with tracer.start_as_current_span(job.type, context=parent, kind=trace.SpanKind.CONSUMER):
-                async with limit:
-                    return await node_type.handler(context, _validated(config, node_type, job))
+            async with limit:
+                return await node_type.handler(context, checked)
         except TimeoutError as error:
             if not limit.expired():
                 raise RetryableError("TIMEOUT", f"Node {job.ref.node_key!r}: something it called timed out.") from error
@@ -107,6 +111,14 @@ class Runner:
                 "Raise `timeout_seconds` of the node, or make it do less."
             )
             raise RetryableError("TIMEOUT", message) from error
+        finally:
+            span.end()
+
+
+@lru_cache(maxsize=1024)
+def _parent(traceparent: str) -> otel_context.Context:
+    """The trace context of a run, which is that of all its nodes."""
+    return propagate.extract({"traceparent": traceparent})
 
 
 @lru_cache(maxsize=2048)

@@ -144,7 +144,7 @@ class Job(_message.Message):
     idempotency_key: _builtins.str
     """Same for every attempt of this node execution."""
     grant: _builtins.str
-    """Caller token bound to the project; ends with the lease."""
+    """Caller token bound to the project and the run; ends a minute or two after the time-out."""
     traceparent: _builtins.str
     """W3C trace context."""
     executor_id: _builtins.str
