@@ -2,7 +2,7 @@
 
 A caller token is `base64url(claims) . base64url(HMAC-SHA256)` under HEADRACE_INTERNAL_KEY, which services hold and
 workers do not. A service mints its own, unbound. The executor mints grants for workers: bound to one project and one
-claim, ending with it. `grpc_server` verifies every call.
+run, ending soon after the claim. `grpc_server` verifies every call.
 """
 
 import base64
@@ -57,7 +57,7 @@ class CallerTokens:
         return f"{body.decode()}.{self._sign(body)}"
 
     def mint_grant(self, *, project_id: str, run_id: str, lifetime_seconds: float) -> str:
-        """A worker's token for one claim."""
+        """A worker's token for the claims of one run."""
         return self.mint(
             Caller(service="worker", project_id=project_id, run_id=run_id, expires_at=time.time() + lifetime_seconds)
         )

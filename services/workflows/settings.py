@@ -13,7 +13,9 @@ class Settings(BaseSettings):
     metrics_listen: str = Field("", description="`host:port` for Prometheus text at /metrics; empty = off.")
     postgres_url: SecretStr = Field(description="postgresql:// URL with the role of this service.")
     pool_size: int = Field(8, gt=0, le=100, description="Connections to PostgreSQL for changes and lists.")
-    resolve_pool_size: int = Field(4, gt=0, le=100, description="Connections to PostgreSQL for starts of runs.")
+    resolve_pool_size: int = Field(
+        4, gt=0, le=100, description="Connections to PostgreSQL for reads of one workflow or version."
+    )
 
 
 class ExecutorSettings(BaseSettings):

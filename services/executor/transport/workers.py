@@ -23,7 +23,7 @@ from services.executor.transport.convert import (
     report_status,
 )
 from services.kit.errors import DomainError
-from services.kit.identity import Caller, CallerTokens
+from services.kit.identity import CallerTokens
 
 log = structlog.get_logger(__name__)
 
@@ -42,7 +42,7 @@ def _grants(tokens: CallerTokens) -> Callable[[str, str, float], str]:
 
     @lru_cache(_MAX_GRANTS)
     def grant(project_id: str, run_id: str, expires_at: float) -> str:
-        return tokens.mint(Caller(service="worker", project_id=project_id, run_id=run_id, expires_at=expires_at))
+        return tokens.mint_grant(project_id=project_id, run_id=run_id, lifetime_seconds=expires_at - time.time())
 
     return grant
 

@@ -98,7 +98,7 @@ class Runner:
         checked = _validated(config, node_type, job)
         limit = asyncio.timeout(timeout)
         span = tracer.start_span(job.type, context=_parent(job.traceparent), kind=trace.SpanKind.CONSUMER)
-        # By hand: the context manager costs twice what the span does. The context is that of the task, and ends with it.
+        # By hand: the context manager costs twice what the span does. The context is the task's own, and ends with it.
         otel_context.attach(trace.set_span_in_context(span))
         try:
             async with limit:

@@ -41,7 +41,7 @@ router = new_router("/api/v1/workflows", "workflows")
 async def get_workflow(request: Request, access: Viewer, workflow_id: WorkflowId) -> Response:
     """Get a workflow with its draft."""
     clients = clients_of(request)
-    asked = pb.GetWorkflowRequest(project_id=access.project_id, workflow_id=workflow_id)
+    asked = pb.GetWorkflowRequest(project_id=access.project_id, workflow_id=workflow_id, definition_as_json=True)
     reply = await clients.call(clients.workflows.GetWorkflow, asked)
     return Json(workflow_to_json(reply.workflow), headers=etag(reply.workflow.revision))
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from headrace.workflows.v1 import workflow_pb2
 
-from services.gateway.convert.common import time_to_json
+from services.gateway.convert.common import json_from_proto, time_to_json
 from services.gateway.convert.definitions import definition_to_json
 
 
@@ -23,7 +23,11 @@ def workflow_summary_to_json(workflow: workflow_pb2.Workflow) -> dict[str, Any]:
 
 def workflow_to_json(workflow: workflow_pb2.Workflow) -> dict[str, Any]:
     """A workflow with its draft."""
-    return {**workflow_summary_to_json(workflow), "definition": definition_to_json(workflow.definition)}
+    if workflow.HasField("definition_json"):
+        definition = json_from_proto(workflow.definition_json)
+    else:
+        definition = definition_to_json(workflow.definition)
+    return {**workflow_summary_to_json(workflow), "definition": definition}
 
 
 def version_summary_to_json(version: workflow_pb2.WorkflowVersion) -> dict[str, Any]:

@@ -52,8 +52,7 @@ class Elements:
 
     async def read(self, project_id: UUID, workflow_id: UUID) -> tuple[Definition, int]:
         """The draft and its revision. Raises WorkflowNotFoundError."""
-        async with self._store.transaction() as transaction:
-            draft = await transaction.get_draft(project_id, workflow_id)
+        draft = await self._store.get_draft(project_id, workflow_id)
         definition = await off_loop(len(draft.text), load_definition, draft.text)
         return definition, draft.workflow.revision
 

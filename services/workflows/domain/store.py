@@ -120,6 +120,10 @@ class WorkflowStore(Protocol):
         """The id of the workflow with that name."""
         ...
 
+    async def get_draft(self, project_id: UUID, workflow_id: UUID) -> Draft:
+        """A workflow with its draft, in one round trip. Raises WorkflowNotFoundError."""
+        ...
+
     async def lease(self, project_id: UUID, workflow_id: UUID, seconds: float) -> bool:
         """Promise that, for so long, no version is published and the workflow is not deleted.
 

@@ -60,8 +60,12 @@ class Workflows:
 
     async def get(self, project_id: UUID, workflow_id: UUID) -> tuple[Workflow, Definition]:
         """A workflow with its draft. Raises WorkflowNotFoundError."""
-        draft = await self._draft(project_id, workflow_id)
+        draft = await self._store.get_draft(project_id, workflow_id)
         return draft.workflow, await _load(draft)
+
+    async def get_text(self, project_id: UUID, workflow_id: UUID) -> Draft:
+        """A workflow with its draft as it is stored: JSON in the REST form. Raises WorkflowNotFoundError."""
+        return await self._store.get_draft(project_id, workflow_id)
 
     async def list_page(self, project_id: UUID, *, name: str, after: ListPlace | None, limit: int) -> list[Workflow]:
         """Newest first, after a place. `name` picks one exactly; empty = all."""
@@ -119,12 +123,8 @@ class Workflows:
         self, project_id: UUID, workflow_id: UUID, definition: Definition | None
     ) -> tuple[Violation, ...]:
         """All issues of the draft, or of a definition in its place. Raises WorkflowNotFoundError."""
-        draft = await self._draft(project_id, workflow_id)
+        draft = await self._store.get_draft(project_id, workflow_id)
         return await self._checks.issues(await _load(draft) if definition is None else definition)
-
-    async def _draft(self, project_id: UUID, workflow_id: UUID) -> Draft:
-        async with self._store.transaction() as transaction:
-            return await transaction.get_draft(project_id, workflow_id)
 
 
 async def _load(draft: Draft) -> Definition:

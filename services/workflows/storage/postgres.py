@@ -51,6 +51,10 @@ _RESOLVE = {
     )
 }
 _FIND_WORKFLOW = "SELECT id FROM workflows.workflows WHERE project_id = $1 AND name = $2 AND deleted_at IS NULL"
+_GET_DRAFT = """
+    SELECT id, project_id, name, description, revision, latest_version, created_at, updated_at, draft
+      FROM workflows.workflows WHERE id = $1 AND project_id = $2 AND deleted_at IS NULL
+    """
 _GET_VERSION = f"""
     SELECT {_VERSION_COLUMNS}, v.definition FROM workflows.workflow_versions v WHERE v.id = $1 AND v.project_id = $2
     """  # noqa: S608 - built from the constants here
@@ -219,6 +223,13 @@ class PostgresStore:
     async def find_workflow(self, project_id: UUID, name: str) -> UUID | None:
         row = await self._fetch(_FIND_WORKFLOW, project_id, name)
         return row["id"] if row is not None else None
+
+    async def get_draft(self, project_id: UUID, workflow_id: UUID) -> Draft:
+        row = await self._fetch(_GET_DRAFT, workflow_id, project_id)
+        if row is None:
+            raise WorkflowNotFoundError(workflow_id)
+        *workflow, text = row
+        return Draft(Workflow(*workflow), text)
 
     async def lease(self, project_id: UUID, workflow_id: UUID, seconds: float) -> bool:
         async with self._connection() as connection:

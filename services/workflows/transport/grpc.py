@@ -41,8 +41,13 @@ class WorkflowServicer(WorkflowServiceServicer):
         return pb.CreateWorkflowResponse(workflow=workflow, issues=convert.issues_to_proto(checked.issues))
 
     async def GetWorkflow(self, request: pb.GetWorkflowRequest, context: Any) -> pb.GetWorkflowResponse:
-        workflow, definition = await self._workflows.get(*_place(request))
-        return pb.GetWorkflowResponse(workflow=convert.workflow_to_proto(workflow, definition))
+        if request.definition_as_json:
+            draft = await self._workflows.get_text(*_place(request))
+            message = convert.workflow_to_proto(draft.workflow)
+            message.definition_json.utf8 = draft.text.encode()
+        else:
+            message = convert.workflow_to_proto(*await self._workflows.get(*_place(request)))
+        return pb.GetWorkflowResponse(workflow=message)
 
     async def ListWorkflows(self, request: pb.ListWorkflowsRequest, context: Any) -> pb.ListWorkflowsResponse:
         size = page_size(request.page_size)

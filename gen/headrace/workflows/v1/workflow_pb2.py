@@ -23,18 +23,19 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from headrace.common.v1 import value_pb2 as headrace_dot_common_dot_v1_dot_value__pb2
 from headrace.workflows.v1 import definition_pb2 as headrace_dot_workflows_dot_v1_dot_definition__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$headrace/workflows/v1/workflow.proto\x12\x15headrace.workflows.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a&headrace/workflows/v1/definition.proto\"\x8e\x02\n\x08Workflow\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\nproject_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12\x10\n\x08revision\x18\x05 \x01(\x03\x12\x35\n\ndefinition\x18\x06 \x01(\x0b\x32!.headrace.workflows.v1.Definition\x12\x16\n\x0elatest_version\x18\x07 \x01(\x05\x12.\n\ncreated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xf8\x01\n\x0fWorkflowVersion\x12\n\n\x02id\x18\x01 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x02 \x01(\t\x12\x12\n\nproject_id\x18\x03 \x01(\t\x12\x0e\n\x06number\x18\x04 \x01(\x05\x12\x14\n\x0c\x63ontent_hash\x18\x05 \x01(\t\x12\x35\n\ndefinition\x18\x06 \x01(\x0b\x32!.headrace.workflows.v1.Definition\x12.\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04note\x18\x08 \x01(\t\x12\x15\n\rworkflow_name\x18\t \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$headrace/workflows/v1/workflow.proto\x12\x15headrace.workflows.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1eheadrace/common/v1/value.proto\x1a&headrace/workflows/v1/definition.proto\"\xc1\x02\n\x08Workflow\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\nproject_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12\x10\n\x08revision\x18\x05 \x01(\x03\x12\x35\n\ndefinition\x18\x06 \x01(\x0b\x32!.headrace.workflows.v1.Definition\x12\x16\n\x0elatest_version\x18\x07 \x01(\x05\x12.\n\ncreated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\x0f\x64\x65\x66inition_json\x18\n \x01(\x0b\x32\x18.headrace.common.v1.Json\"\xf8\x01\n\x0fWorkflowVersion\x12\n\n\x02id\x18\x01 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x02 \x01(\t\x12\x12\n\nproject_id\x18\x03 \x01(\t\x12\x0e\n\x06number\x18\x04 \x01(\x05\x12\x14\n\x0c\x63ontent_hash\x18\x05 \x01(\t\x12\x35\n\ndefinition\x18\x06 \x01(\x0b\x32!.headrace.workflows.v1.Definition\x12.\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04note\x18\x08 \x01(\t\x12\x15\n\rworkflow_name\x18\t \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'headrace.workflows.v1.workflow_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_WORKFLOW']._serialized_start=137
-  _globals['_WORKFLOW']._serialized_end=407
-  _globals['_WORKFLOWVERSION']._serialized_start=410
-  _globals['_WORKFLOWVERSION']._serialized_end=658
+  _globals['_WORKFLOW']._serialized_start=169
+  _globals['_WORKFLOW']._serialized_end=490
+  _globals['_WORKFLOWVERSION']._serialized_start=493
+  _globals['_WORKFLOWVERSION']._serialized_end=741
 # @@protoc_insertion_point(module_scope)

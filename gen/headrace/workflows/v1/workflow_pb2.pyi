@@ -6,6 +6,7 @@ isort:skip_file
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from headrace.common.v1 import value_pb2 as _value_pb2
 from headrace.workflows.v1 import definition_pb2 as _definition_pb2
 import builtins as _builtins
 import sys
@@ -33,6 +34,7 @@ class Workflow(_message.Message):
     LATEST_VERSION_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
     UPDATED_AT_FIELD_NUMBER: _builtins.int
+    DEFINITION_JSON_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """UUID."""
     project_id: _builtins.str
@@ -57,6 +59,10 @@ class Workflow(_message.Message):
     def updated_at(self) -> _timestamp_pb2.Timestamp:
         """When it last changed."""
 
+    @_builtins.property
+    def definition_json(self) -> _value_pb2.Json:
+        """The draft as JSON text in the form of the REST API. Only where it was asked for in this form."""
+
     def __init__(
         self,
         *,
@@ -69,10 +75,11 @@ class Workflow(_message.Message):
         latest_version: _builtins.int = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
         updated_at: _timestamp_pb2.Timestamp | None = ...,
+        definition_json: _value_pb2.Json | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "definition", b"definition", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "definition", b"definition", "definition_json", b"definition_json", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "definition", b"definition", "description", b"description", "id", b"id", "latest_version", b"latest_version", "name", b"name", "project_id", b"project_id", "revision", b"revision", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "definition", b"definition", "definition_json", b"definition_json", "description", b"description", "id", b"id", "latest_version", b"latest_version", "name", b"name", "project_id", b"project_id", "revision", b"revision", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -100,19 +100,23 @@ class GetWorkflowRequest(_message.Message):
 
     PROJECT_ID_FIELD_NUMBER: _builtins.int
     WORKFLOW_ID_FIELD_NUMBER: _builtins.int
+    DEFINITION_AS_JSON_FIELD_NUMBER: _builtins.int
     project_id: _builtins.str
     """UUID."""
     workflow_id: _builtins.str
     """UUID."""
+    definition_as_json: _builtins.bool
+    """Give the draft as text, in `definition_json` and not in `definition`: cheaper to make, and to pass on."""
     def __init__(
         self,
         *,
         project_id: _builtins.str = ...,
         workflow_id: _builtins.str = ...,
+        definition_as_json: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["project_id", b"project_id", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["definition_as_json", b"definition_as_json", "project_id", b"project_id", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
