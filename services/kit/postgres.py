@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from services.kit.errors import UnavailableError
+from services.kit.pool import Pool
 
 log = structlog.get_logger(__name__)
 
@@ -112,7 +113,7 @@ def constraint_of(error: DBAPIError) -> str:
 _BY_KEY = {"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off"}
 
 
-async def open_pool(url: str, *, size: int) -> asyncpg.Pool:
+async def open_pool(url: str, *, size: int) -> Pool:
     """A pool of `size` connections for prepared statements that find few rows by key, whatever a table's size.
 
     `json` and `jsonb` travel as bytes of text, unparsed.
@@ -127,7 +128,7 @@ async def open_pool(url: str, *, size: int) -> asyncpg.Pool:
     async def keep(_: "asyncpg.Connection[Any]") -> None:
         """Nothing to undo on release: sessions are changed by SET LOCAL only, and a reset is a round trip per use."""
 
-    return await asyncpg.create_pool(
+    inner = await asyncpg.create_pool(
         dsn=url,
         min_size=1,
         max_size=size,
@@ -137,6 +138,7 @@ async def open_pool(url: str, *, size: int) -> asyncpg.Pool:
         timeout=5,
         command_timeout=30,
     )
+    return Pool(inner, size)
 
 
 @asynccontextmanager

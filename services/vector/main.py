@@ -13,6 +13,7 @@ from services.kit.grpc_client import Rpc, open_channel
 from services.kit.grpc_server import GrpcServer
 from services.kit.identity import CallerTokens
 from services.kit.migrate import migrate
+from services.kit.pool import Pool
 from services.kit.postgres import is_connection_loss, open_pool
 from services.kit.settings import InternalKeySettings, decode_key
 from services.vector.domain.collections import Collections
@@ -23,7 +24,7 @@ from services.vector.domain.search import Search
 from services.vector.settings import Settings
 from services.vector.storage import migrations
 from services.vector.storage.faiss_index import FaissIndex, use_one_thread
-from services.vector.storage.postgres import Pool, PostgresCollections
+from services.vector.storage.postgres import PostgresCollections
 from services.vector.storage.records import PostgresRecords
 from services.vector.storage.snapshots import FileSnapshots
 from services.vector.transport.grpc import GRANT_METHODS, SERVICE, VectorServicer

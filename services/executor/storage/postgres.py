@@ -23,6 +23,7 @@ from services.executor.engine.state import NodeRow, NodeStatus, RunState, RunSta
 from services.executor.storage import queries
 from services.executor.storage.commit import COMMIT, commit_arguments, failure_from_json
 from services.kit.errors import UnavailableError
+from services.kit.pool import Pool
 from services.kit.postgres import is_connection_loss, lost_connection
 
 _LOAD_RUNS = """
@@ -85,7 +86,7 @@ VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (id) DO NOTHING
 class PostgresRunStore:
     """RunStore on one pool."""
 
-    def __init__(self, pool: asyncpg.Pool) -> None:
+    def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
     async def commit(self, states: Sequence[RunState], new: dict[UUID, NewRun]) -> set[UUID]:

@@ -4,13 +4,14 @@ from collections.abc import AsyncIterator
 from collections.abc import Collection as Many
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Any, TypeAlias
+from typing import Any
 from uuid import UUID
 
 import asyncpg
 
 from services.kit.errors import RevisionMismatchError
 from services.kit.ids import new_id, require_same_request
+from services.kit.pool import Connection, Pool
 from services.kit.postgres import is_connection_loss, lost_connection
 from services.vector.domain.model import (
     Collection,
@@ -21,9 +22,6 @@ from services.vector.domain.model import (
     IndexType,
     Metric,
 )
-
-Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
-Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 
 _COLUMNS = """
     id, project_id, data_id, name, embedding_model, dimension, metric, index_type, m, ef_construction, ef_search,

@@ -9,11 +9,12 @@ import asyncpg
 import numpy as np
 
 from services.kit.filters import Filter
+from services.kit.pool import Connection, Pool
 from services.vector.domain.model import Collection, CollectionNotFoundError, Record
 from services.vector.domain.store import Changes, ChangeStream, StoredMatch
 from services.vector.domain.vectors import Floats, Ordinals
 from services.vector.storage.filter_sql import filter_sql
-from services.vector.storage.postgres import Connection, Pool, connection, transaction
+from services.vector.storage.postgres import connection, transaction
 
 _PART_BYTES = 4 * 1024 * 1024
 _PART_ROWS = 5_000

@@ -6,12 +6,12 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
-from asyncpg.pool import PoolConnectionProxy
 from sqlalchemy import func, literal, null, select, text, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from services.kit.pool import Connection, Pool
 from services.kit.postgres import constraint_of, is_connection_loss, lost_connection, transaction
 from services.workflows.domain.model import (
     Draft,
@@ -203,7 +203,7 @@ class PostgresTransaction:
 class PostgresStore:
     """Workflows and versions in PostgreSQL."""
 
-    def __init__(self, engine: AsyncEngine, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
+    def __init__(self, engine: AsyncEngine, pool: Pool) -> None:
         self._engine = engine
         self._pool = pool
 
@@ -244,7 +244,7 @@ class PostgresStore:
             return await connection.fetchrow(statement, *arguments)
 
     @asynccontextmanager
-    async def _connection(self) -> "AsyncIterator[PoolConnectionProxy[asyncpg.Record]]":
+    async def _connection(self) -> AsyncIterator[Connection]:
         try:
             async with self._pool.acquire() as connection:
                 yield connection

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from uuid import uuid4
 
-import asyncpg
 import pytest
 
 from services.executor.domain.housekeeping import BATCH, Housekeeper

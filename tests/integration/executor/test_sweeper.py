@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from uuid import UUID
 
-import asyncpg
 import pytest
 import structlog
 from headrace.executor.v1 import worker_pb2
