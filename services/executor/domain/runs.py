@@ -183,15 +183,11 @@ class Runs:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         while True:
-            left = deadline - loop.time()
-            if left <= 0 or watch.ended:
-                watch.ended = False
-                run = await self._store.get_run(project_id, run_id)
-                if left <= 0 or run.status in RUN_TERMINAL:
-                    return run
-            watch.moved.clear()
-            if not watch.ended and not await _signalled(watch, min(max(left, 0.0), _POLL_SECONDS)):
-                watch.ended = True  # no notice for a while: have a look
+            await _signalled(watch.ended, min(deadline - loop.time(), _POLL_SECONDS))
+            watch.ended.clear()
+            run = await self._store.get_run(project_id, run_id)
+            if run.status in RUN_TERMINAL or loop.time() >= deadline:
+                return run
 
     async def get(self, project_id: UUID, run_id: UUID) -> RunView:
         """A run with input and output."""
@@ -236,7 +232,7 @@ class Runs:
                 if ended:
                     return
                 if not late:
-                    await _signalled(watch, _POLL_SECONDS)
+                    await _signalled(watch.moved, _POLL_SECONDS)
 
 
 def _check_input(input_json: bytes) -> None:
@@ -280,10 +276,10 @@ def _new_state(
     )
 
 
-async def _signalled(watch: Watch, seconds: float) -> bool:
+async def _signalled(event: asyncio.Event, seconds: float) -> None:
+    """Wait for the event, but no longer than that."""
     try:
         async with asyncio.timeout(seconds):
-            await watch.moved.wait()
+            await event.wait()
     except TimeoutError:
-        return False
-    return True
+        pass

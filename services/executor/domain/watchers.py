@@ -17,17 +17,21 @@ class Token:
 
 
 class Watch:
-    """One watcher of one run. `moved` is set whenever the run may have new events; see also `take_tokens`."""
+    """One watcher of one run. `moved` is set whenever the run may have new events; see also `take_tokens`.
+
+    `ended` is set when it has ended, for who need not be woken by each step on the way.
+    """
 
     def __init__(self) -> None:
         self.moved = asyncio.Event()
-        self.ended = False
+        self.ended = asyncio.Event()
         self._tokens: list[Token] = []
 
     def notify(self, *, ended: bool) -> None:
         """The run has moved."""
-        self.ended = self.ended or ended
         self.moved.set()
+        if ended:
+            self.ended.set()
 
     def add_token(self, token: Token) -> None:
         """A passing event has come; a watcher that does not keep up loses the oldest."""
