@@ -27,6 +27,16 @@ class Pool:
         """`async with` a connection. Raises TimeoutError when none is free in time, and what asyncpg raises."""
         return _Use(self, timeout)
 
+    async def execute(self, statement: str, *arguments: object) -> str:
+        """Run one statement; its command tag."""
+        async with self.acquire() as connection:
+            return await connection.execute(statement, *arguments)
+
+    async def fetch(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
+        """Run one statement; its rows."""
+        async with self.acquire() as connection:
+            return await connection.fetch(statement, *arguments)
+
     async def close(self) -> None:
         """Close all connections, those in use when they are given back."""
         self._closing = True

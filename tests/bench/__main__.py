@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.bench import dbos_peer, events, floor, profile, startup
+from tests.bench import dbos_peer, events, floor, profile, reads, startup
 from tests.bench.client import Api
 from tests.bench.workloads import FOLLOWED, WORKLOADS, Workload, alone, engine_waits, together
 from tests.support.stack import LocalStack, running_stack
@@ -100,6 +100,19 @@ async def _compare(dsn: str, found: dict[str, list[float]], given: argparse.Name
                         print(f"    {name}: {ratio:.1f} times its runs/s")
 
 
+async def _reads(stack: LocalStack, seconds: float) -> None:
+    api = Api(stack.gateway_url)
+    await api.sign_up("reader@example.com")
+    workflow_id = await api.publish("read", WORKLOADS[0].definition)
+    bare, read = await reads.compare(api, workflow_id, windows=5, seconds=seconds)
+    print(f"\nGET of a workflow of {WORKLOADS[0].nodes} nodes, {reads.CONNECTIONS} connections")
+    for name, windows in (("bare FastAPI endpoint", bare), ("through the gateway", read)):
+        slowest = _percentile([moment for window in windows for moment in window.seconds], 0.99)
+        print(f"  {name:<22} {_spread([window.rate for window in windows])} requests/s, p99 {slowest * 1e3:.1f} ms")
+    ratios = [each.rate / other.rate for each, other in zip(read, bare, strict=True)]
+    print(f"  {'ratio':<22} {statistics.median(ratios):.3f} ({min(ratios):.3f}-{max(ratios):.3f})")
+
+
 async def _profile(api: Api, stack: LocalStack, seconds: int) -> None:
     workflow_id = await api.publish("profiled", WORKLOADS[0].definition)
     load = asyncio.create_task(together(api, workflow_id, callers=32, seconds=seconds + 4, windows=1))
@@ -127,7 +140,7 @@ async def main() -> None:
     parser.add_argument("--seconds", type=float, default=12, help="length of each load")
     parser.add_argument("--runs", type=int, default=200, help="runs for the latency of one alone")
     parser.add_argument("--callers", default="32,128", help="runs at a time, comma-separated")
-    parser.add_argument("--only", default="", help="part of a workload's name, or `startup`")
+    parser.add_argument("--only", default="", help="part of a workload's name, `startup` or `read`")
     parser.add_argument("--no-profile", action="store_true")
     parser.add_argument("--no-peer", action="store_true", help="leave out DBOS, which is installed from PyPI")
     given = parser.parse_args()
@@ -138,6 +151,8 @@ async def main() -> None:
             print("\n".join(startup.memory(stack)))
             if given.only in "startup":
                 await _start_up(stack)
+            if given.only in "read":
+                await _reads(stack, seconds=3)
             workloads = [workload for workload in WORKLOADS if given.only in workload.name]
             if workloads:
                 await _load(stack, workloads, given)

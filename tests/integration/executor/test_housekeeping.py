@@ -14,6 +14,7 @@ from services.executor.engine import decide
 from services.executor.storage.housekeeping import PostgresHousekeepingStore
 from services.executor.storage.postgres import PostgresRunStore
 from services.kit.ids import new_id
+from services.kit.pool import Pool
 from services.kit.postgres import open_engine, open_pool
 from tests.support.executors import Executor, a_version, committing
 from tests.support.waiting import await_until
@@ -28,7 +29,7 @@ async def url(database: Callable[[str], Awaitable[str]]) -> str:
 
 
 @pytest.fixture
-async def pool(url: str) -> AsyncIterator[asyncpg.Pool]:
+async def pool(url: str) -> AsyncIterator[Pool]:
     opened = await open_pool(url, size=4)
     yield opened
     await opened.close()
@@ -42,13 +43,13 @@ async def housekeeper(url: str) -> AsyncIterator[Housekeeper]:
 
 
 @pytest.fixture
-async def executor(pool: asyncpg.Pool) -> AsyncIterator[Executor]:
+async def executor(pool: Pool) -> AsyncIterator[Executor]:
     made = Executor(PostgresRunStore(pool))
     async with committing(made):
         yield made
 
 
-async def an_effect(pool: asyncpg.Pool, key: str, *, days_old: float) -> None:
+async def an_effect(pool: Pool, key: str, *, days_old: float) -> None:
     await pool.execute(
         "INSERT INTO executor.effects (project_id, key, result, created_at) "
         "VALUES ($1, $2, '', now() - make_interval(secs => $3))",
@@ -56,12 +57,12 @@ async def an_effect(pool: asyncpg.Pool, key: str, *, days_old: float) -> None:
     )
 
 
-async def effects(pool: asyncpg.Pool) -> set[str]:
+async def effects(pool: Pool) -> set[str]:
     return {row["key"] for row in await pool.fetch("SELECT key FROM executor.effects")}
 
 
 async def test_a_worker_is_forgotten_after_a_day_of_silence_unless_it_still_holds_a_claim(
-    executor: Executor, pool: asyncpg.Pool, housekeeper: Housekeeper
+    executor: Executor, pool: Pool, housekeeper: Housekeeper
 ) -> None:
     hours = {"gone": 25, "holds": 25, "silent": 23, "alive": -1}
     for worker, silent in hours.items():
@@ -80,7 +81,7 @@ async def test_a_worker_is_forgotten_after_a_day_of_silence_unless_it_still_hold
 
 
 async def test_an_effect_is_kept_for_the_longest_run_and_the_longest_attempt_after_it(
-    pool: asyncpg.Pool, housekeeper: Housekeeper
+    pool: Pool, housekeeper: Housekeeper
 ) -> None:
     await an_effect(pool, "old", days_old=32.01)
     await an_effect(pool, "not so old", days_old=31.99)
@@ -91,7 +92,7 @@ async def test_an_effect_is_kept_for_the_longest_run_and_the_longest_attempt_aft
 
 
 async def test_an_effect_is_kept_while_a_run_is_open_that_may_have_made_it(
-    executor: Executor, pool: asyncpg.Pool, housekeeper: Housekeeper
+    executor: Executor, pool: Pool, housekeeper: Housekeeper
 ) -> None:
     run_id = new_id()
     await executor.start(run_id, await a_version(executor, {"key": "a"}))
@@ -109,7 +110,7 @@ async def test_an_effect_is_kept_while_a_run_is_open_that_may_have_made_it(
 
 
 async def test_several_executors_remove_more_than_a_batch_side_by_side_and_go_on_looking(
-    pool: asyncpg.Pool, housekeeper: Housekeeper
+    pool: Pool, housekeeper: Housekeeper
 ) -> None:
     await pool.execute(
         "INSERT INTO executor.effects (project_id, key, result, created_at) "

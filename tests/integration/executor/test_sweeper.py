@@ -19,6 +19,7 @@ from services.executor.storage.postgres import PostgresRunStore
 from services.executor.transport import streams
 from services.kit import nats
 from services.kit.ids import new_id
+from services.kit.pool import Pool
 from services.kit.postgres import open_pool
 from tests.support.executors import PROJECT, Executor, a_version, committing, own_queue
 from tests.support.waiting import await_until
@@ -29,14 +30,14 @@ LEASE = 0.5
 
 
 @pytest.fixture
-async def pool(database: Callable[[str], Awaitable[str]]) -> AsyncIterator[asyncpg.Pool]:
+async def pool(database: Callable[[str], Awaitable[str]]) -> AsyncIterator[Pool]:
     opened = await open_pool(await database("executor"), size=6)
     yield opened
     await opened.close()
 
 
 @pytest.fixture
-async def executor(pool: asyncpg.Pool) -> AsyncIterator[Executor]:
+async def executor(pool: Pool) -> AsyncIterator[Executor]:
     made = Executor(PostgresRunStore(pool), queue=QUEUE)
     async with committing(made):
         yield made
@@ -103,7 +104,7 @@ async def test_claims_are_spared_while_workers_cannot_be_heard_and_for_a_lease_a
 
 
 async def test_a_timer_that_cannot_be_put_right_is_not_tried_without_a_pause(
-    executor: Executor, pool: asyncpg.Pool, client: Client
+    executor: Executor, pool: Pool, client: Client
 ) -> None:
     await a_short_delay(executor)
     # Runs of a version that is gone cannot be read by an executor that has no copy of them.
