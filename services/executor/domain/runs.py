@@ -105,7 +105,8 @@ class Runs:
             return _new_state(run_id, version, input_json, traceparent, links=links)
 
         with self._watch_here(run_id) as watch:
-            await self._accept(project_id, run_id, new, make, content)
+            if not await self._accept(project_id, run_id, new, make, content):
+                watch.ended.set()  # it may have ended long ago: look at once
             if wait_seconds > 0:
                 return await self._wait(project_id, run_id, watch, wait_seconds)
         return await self._store.get_run(project_id, run_id)
@@ -166,12 +167,15 @@ class Runs:
 
     async def _accept(
         self, project_id: UUID, run_id: UUID, new: NewRun, make: Callable[[], RunState], content: bytes
-    ) -> None:
+    ) -> bool:
+        """Commit a new run; False when a repetition found it there. Raises IdempotencyKeyReusedError."""
         try:
             await self._committer.submit_new(run_id, new, make, decide.start, lambda _, __: None)
         except RunExistsError:
             present = await self._store.get_run(project_id, run_id)
             require_same_request(present.request_hash, content)
+            return False
+        return True
 
     async def _find(self, project_id: UUID, run_id: UUID) -> RunView | None:
         try:
@@ -222,10 +226,11 @@ class Runs:
                         after = event.sequence
                         if event.type in _ATTEMPT_ENDS:
                             late += watch.take_tokens()
-                            for token in (token for token in [*tokens, *late] if token.node_key == event.node_key):
+                            place = event.item_path, event.node_key
+                            for token in (token for token in [*tokens, *late] if token.place == place):
                                 yield token.data
-                            tokens = [token for token in tokens if token.node_key != event.node_key]
-                            late = [token for token in late if token.node_key != event.node_key]
+                            tokens = [token for token in tokens if token.place != place]
+                            late = [token for token in late if token.place != place]
                         yield event
                 for token in tokens:
                     yield token.data

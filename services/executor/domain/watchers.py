@@ -11,7 +11,8 @@ from uuid import UUID
 class Token:
     """A passing event: a piece of a node's text."""
 
-    node_key: str
+    place: tuple[str, str]
+    """Item path and key of its node."""
     data: bytes
     """Serialised; opaque here."""
 

@@ -112,7 +112,8 @@ class Bus:
 def _listener(watch: Watch):  # type: ignore[no-untyped-def]  # a callback of nats-py
     async def hear(message: Msg) -> None:
         if message.subject.endswith(streams.TOKEN):
-            watch.add_token(Token(worker_pb2.NodeToken.FromString(message.data).node_key, message.data))
+            token = worker_pb2.NodeToken.FromString(message.data)
+            watch.add_token(Token((token.item_path, token.node_key), message.data))
         elif message.subject.endswith(streams.MOVED):
             watch.notify(ended=worker_pb2.RunMoved.FromString(message.data).ended)
 
