@@ -2,23 +2,31 @@
 
 import asyncio
 import sys
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 
 import structlog
 from headrace.executor.v1.executor_service_pb2_grpc import add_ExecutorServiceServicer_to_server
 
+from services.executor.domain.admission import Admission
 from services.executor.domain.committer import Committer
+from services.executor.domain.dispatch import Dispatcher
 from services.executor.domain.housekeeping import Housekeeper
 from services.executor.domain.jobs import Jobs
+from services.executor.domain.limit_settings import LimitSettings
+from services.executor.domain.refill import Refill
 from services.executor.domain.run_states import RunStates
 from services.executor.domain.runs import Runs
 from services.executor.domain.sweeper import Sweeper
 from services.executor.domain.versions import Versions
 from services.executor.domain.watchers import Watchers
+from services.executor.engine.graph import NodeKind
 from services.executor.handlers.registry import catalogue
 from services.executor.settings import PeerSettings, Settings
+from services.executor.storage.dispatching import PostgresReadyStore
 from services.executor.storage.housekeeping import PostgresHousekeepingStore
+from services.executor.storage.limits import PostgresLimitStore
 from services.executor.storage.postgres import PostgresRunStore
 from services.executor.storage.project_tables import PostgresProjectTableStore
 from services.executor.transport.bus import Bus, StreamKeeper
@@ -64,6 +72,9 @@ async def serve(stack: AsyncExitStack) -> None:
     versions = Versions(store, workflows, partial(graph_from_definition, kinds=kinds))
     watchers = Watchers()
     bus = Bus(executor_id, watchers)
+    ready, limits = PostgresReadyStore(pool), PostgresLimitStore(pool)
+    dispatcher = Dispatcher(bus, limits)
+    bus.dispatch_by(dispatcher)
     run_states = RunStates(store, versions)
     committer = Committer(store, run_states, bus, lanes=settings.lanes)
     runs = Runs(
@@ -71,41 +82,52 @@ async def serve(stack: AsyncExitStack) -> None:
         versions,
         run_states,
         committer,
+        Admission(ready, dispatcher, committer, settings.admission),
         watch_here=watchers.watch,
         watch_everywhere=bus.watch,
         max_run_seconds=settings.max_run_seconds,
     )
-
-    add_ExecutorServiceServicer_to_server(ExecutorServicer(runs, store, node_types), server.server)
+    limit_settings = LimitSettings(limits, _of_workers(kinds))
+    add_ExecutorServiceServicer_to_server(ExecutorServicer(runs, store, limit_settings, node_types), server.server)
     add_table_service(server.server, PostgresProjectTableStore(engine))
     await server.start()
 
-    keeper = StreamKeeper(store, sorted({kind.queue for kind in kinds.values() if not kind.inline}))
-
-    async def reconnected() -> None:
-        keeper.check_now()
-
+    queues = sorted(set(_of_workers(kinds).values()))
+    keeper = StreamKeeper(store, dispatcher, queues)
     url = peers.nats_url.get_secret_value()
-    client = await nats.connect(url, name="headrace-executor", on_reconnect=reconnected)
+    client = await nats.connect(url, name="headrace-executor", on_reconnect=keeper.reconnected)
     stack.push_async_callback(client.close)
     await bus.start(client)
     await keeper.check(client)
-    committer.start()
-    stack.push_async_callback(committer.stop)
-    workers = WorkerTransport(client, Jobs(store, committer, lease_seconds=settings.lease_seconds), tokens, executor_id)
+    _start(stack, committer)
+    workers = WorkerTransport(
+        client, Jobs(store, committer, dispatcher, lease_seconds=settings.lease_seconds), tokens, executor_id
+    )
     await workers.start()
     stack.push_async_callback(workers.stop)
-    sweeper = Sweeper(store, committer, bus, interval=settings.sweep_seconds, lease_seconds=settings.lease_seconds)
-    sweeper.start()
-    stack.push_async_callback(sweeper.stop)
-    housekeeper = Housekeeper(PostgresHousekeepingStore(engine), max_run_seconds=settings.max_run_seconds)
-    housekeeper.start()
-    stack.push_async_callback(housekeeper.stop)
+    _start(stack, Housekeeper(PostgresHousekeepingStore(engine), max_run_seconds=settings.max_run_seconds))
+    sweeper = Sweeper(
+        store, ready, committer, bus, interval=settings.sweep_seconds, lease_seconds=settings.lease_seconds
+    )
+    _start(stack, sweeper)
+    refill = Refill(ready, limits, dispatcher, bus, settings.refill(executor_id, queues))
+    await refill.take_census()
+    _start(stack, refill)
     keeping = asyncio.create_task(keeper.run(client))
     stack.callback(keeping.cancel)
     stack.push_async_callback(server.stop)
     await server.set_healthy(True)
     log.info("executor_ready", executor_id=executor_id)
+
+
+def _start(stack: AsyncExitStack, part: Committer | Sweeper | Refill | Housekeeper) -> None:
+    part.start()
+    stack.push_async_callback(part.stop)
+
+
+def _of_workers(kinds: Mapping[str, NodeKind]) -> dict[str, str]:
+    """Queues of the node types that workers run, by type."""
+    return {name: kind.queue for name, kind in kinds.items() if not kind.inline}
 
 
 def migrate_schema() -> None:

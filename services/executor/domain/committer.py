@@ -102,6 +102,11 @@ class Committer:
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         return self._lane(run_id).put(_Work(run_id, apply, answer, future, new=(make, new)))
 
+    @property
+    def queued(self) -> int:
+        """Transitions that wait for a commit."""
+        return sum(lane.queued for lane in self._lanes)
+
     def _lane(self, run_id: UUID) -> "_Lane":
         return self._lanes[run_id.int % len(self._lanes)]
 
@@ -116,6 +121,10 @@ class _Lane:
         self._closing = False
         self._cache: OrderedDict[UUID, tuple[RunState, int]] = OrderedDict()
         self._cache_bytes = 0
+
+    @property
+    def queued(self) -> int:
+        return len(self._queue)
 
     def put(self, work: "_Work[S, T]") -> "asyncio.Future[T]":
         if self._closing:

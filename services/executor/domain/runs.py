@@ -7,11 +7,13 @@ from uuid import UUID
 
 import orjson
 
+from services.executor.domain.admission import Admission
 from services.executor.domain.committer import Committer, RunExistsError
 from services.executor.domain.model import (
     EffectsWouldRepeatError,
     EventView,
     InputTooLargeError,
+    InvalidPriorityError,
     NewRun,
     RerunAsk,
     RunNotEndedError,
@@ -30,6 +32,7 @@ from services.kit.errors import DomainError, InvalidArgumentError, Violation
 from services.kit.ids import id_for_create, request_hash, require_same_request
 
 MAX_INPUT_BYTES = 1024 * 1024
+MAX_PRIORITY = 100
 MAX_RUN_SECONDS = 366 * 24 * 3600
 _EVENT_PAGE = 500
 _ATTEMPT_ENDS = frozenset({"node.succeeded", "node.failed", "node.retrying", "node.requeued", "node.cancelled"})
@@ -51,6 +54,7 @@ class Runs:
         versions: Versions,
         run_states: RunStates,
         committer: Committer,
+        admission: Admission,
         *,
         watch_here: WatchHere,
         watch_everywhere: WatchEverywhere,
@@ -60,6 +64,7 @@ class Runs:
         self._versions = versions
         self._run_states = run_states
         self._committer = committer
+        self._admission = admission
         self._watch_here = watch_here
         self._watch_everywhere = watch_everywhere
         self._max_run_seconds = max_run_seconds
@@ -74,21 +79,27 @@ class Runs:
         request_id: str,
         started_by: UUID | None,
         traceparent: str,
+        priority: int = 0,
         wait_seconds: float = 0.0,
     ) -> RunView:
         """Accept a run and return it, committed; with `wait_seconds`, as it stands at its end or when the time is up.
 
         With a `request_id` the run is accepted once however often this is called; with other content under the same id
-        it raises IdempotencyKeyReusedError. Raises InputTooLargeError, and what the workflows service raises.
+        it raises IdempotencyKeyReusedError. Raises InputTooLargeError, InvalidPriorityError, ResourceExhaustedError
+        when the project has too much under way or the system is behind, and what the workflows service raises.
         """
+        if abs(priority) > MAX_PRIORITY:
+            raise InvalidPriorityError(priority)
         _check_input(input_json)
-        content = request_hash(str(workflow_id), repr(selector), input_json)
+        content = request_hash(str(workflow_id), repr(selector), input_json, *([str(priority)] if priority else []))
         run_id = id_for_create(project_id, "run", request_id)
         try:
+            await self._admission.require(str(project_id))
             version = await self._versions.resolve(project_id, workflow_id, selector)
             links = await self._versions.links(version)
         except DomainError:
-            # The workflow may be gone or broken by now: what was accepted before is still the answer to a repetition.
+            # Too much may be under way, the workflow be gone or broken by now: what was accepted before is still the
+            # answer to a repetition.
             present = await self._find(project_id, run_id) if request_id else None
             if present is None:
                 raise
@@ -102,7 +113,7 @@ class Runs:
         )
 
         def make() -> RunState:
-            return _new_state(run_id, version, input_json, traceparent, links=links)
+            return _new_state(run_id, version, input_json, traceparent, links=links, priority=priority)
 
         with self._watch_here(run_id) as watch:
             if not await self._accept(project_id, run_id, new, make, content):
@@ -135,6 +146,7 @@ class Runs:
             return present
         if before.status not in RUN_TERMINAL:
             raise RunNotEndedError(run_id)
+        await self._admission.require(str(project_id))
         earlier = await self._run_states.earlier(run_id)
         version, links = earlier.version, dict(earlier.links)
         if ask.selector is not None:
@@ -157,7 +169,15 @@ class Runs:
         )
 
         def make() -> RunState:
-            return _new_state(new_id, version, input_json, traceparent, links=links, recorded=plan.recorded)
+            return _new_state(
+                new_id,
+                version,
+                input_json,
+                traceparent,
+                links=links,
+                priority=earlier.run.priority,
+                recorded=plan.recorded,
+            )
 
         await self._accept(project_id, new_id, new, make, content)
         return await self._store.get_run(project_id, new_id)
@@ -171,6 +191,7 @@ class Runs:
         """Commit a new run; False when a repetition found it there. Raises IdempotencyKeyReusedError."""
         try:
             await self._committer.submit_new(run_id, new, make, decide.start, lambda _, __: None)
+            self._admission.accepted(str(project_id))
         except RunExistsError:
             present = await self._store.get_run(project_id, run_id)
             require_same_request(present.request_hash, content)
@@ -265,6 +286,7 @@ def _new_state(
     traceparent: str,
     *,
     links: Mapping[str, Linked],
+    priority: int,
     recorded: Mapping[rerun.Place, NodeRow] | None = None,
 ) -> RunState:
     return RunState(
@@ -278,6 +300,7 @@ def _new_state(
         links=links,
         recorded=recorded or {},
         traceparent=traceparent,
+        priority=priority,
     )
 
 

@@ -25,19 +25,19 @@ WITH created AS (
     INSERT INTO executor.runs (
         id, project_id, workflow_id, version_id, version_number, workflow_name, status, version, sequence, input,
         output, error, prompt_tokens, completion_tokens, model_calls, request_hash, started_by, traceparent,
-        links, rerun_of, rerun, timeout_seconds, deadline_at, started_at, finished_at)
+        links, rerun_of, rerun, timeout_seconds, priority, deadline_at, started_at, finished_at)
     SELECT u.id, u.project_id, u.workflow_id, u.version_id, u.version_number, u.workflow_name, u.status, 1, u.sequence,
         ($5::bytea[])[u.input], ($5::bytea[])[u.output], ($5::bytea[])[u.error], u.prompt_tokens, u.completion_tokens,
         u.model_calls, ($5::bytea[])[u.request_hash], u.started_by, u.traceparent, u.links, u.rerun_of,
-        ($5::bytea[])[u.rerun], u.timeout_seconds, now() + make_interval(secs => u.timeout_seconds),
+        ($5::bytea[])[u.rerun], u.timeout_seconds, u.priority, now() + make_interval(secs => u.timeout_seconds),
         CASE WHEN u.status >= 2 THEN now() END, CASE WHEN u.status >= 4 THEN now() END
     FROM json_to_recordset($1::json) AS u (
         id uuid, project_id uuid, workflow_id uuid, version_id uuid, version_number int, workflow_name text,
         status smallint, sequence bigint, input int, output int, error int, prompt_tokens bigint,
         completion_tokens bigint, model_calls int, request_hash int, started_by uuid, traceparent text, links jsonb,
-        rerun_of uuid, rerun int, timeout_seconds int)
+        rerun_of uuid, rerun int, timeout_seconds int, priority smallint)
     ON CONFLICT (id) DO NOTHING
-    RETURNING id
+    RETURNING id, project_id, priority, status
 ), moved AS (
     UPDATE executor.runs AS r SET
         version = r.version + 1, status = u.status, sequence = u.sequence, output = ($5::bytea[])[u.output],
@@ -48,17 +48,17 @@ WITH created AS (
         id uuid, version bigint, status smallint, sequence bigint, output int, error int, prompt_tokens bigint,
         completion_tokens bigint, model_calls int)
     WHERE r.id = u.id AND r.version = u.version
-    RETURNING r.id
+    RETURNING r.id, r.project_id, r.priority, r.status
 ), written AS (
-    SELECT id FROM created UNION ALL SELECT id FROM moved
+    SELECT * FROM created UNION ALL SELECT * FROM moved
 ), nodes AS (
     INSERT INTO executor.node_executions AS n (
         run_id, node_key, item_path, type, queue, status, epoch, failures, claims, publications, worker, claim_id, port,
-        input, output, error, prompt_tokens, completion_tokens, model_calls, handler_seconds, due_at, queued_at,
-        started_at, finished_at)
+        input, output, error, prompt_tokens, completion_tokens, model_calls, handler_seconds, project_id, priority,
+        due_at, queued_at, started_at, finished_at)
     SELECT u.run_id, u.node_key, u.item_path, u.type, u.queue, u.status, u.epoch, u.failures, u.claims, 0, u.worker,
         u.claim_id, u.port, ($5::bytea[])[u.input], ($5::bytea[])[u.output], ($5::bytea[])[u.error], u.prompt_tokens,
-        u.completion_tokens, u.model_calls, u.handler_seconds,
+        u.completion_tokens, u.model_calls, u.handler_seconds, w.project_id, w.priority,
         coalesce(u.due_at, now() + make_interval(secs => u.due_in)),
         CASE WHEN u.status <= 6 THEN now() END,
         CASE WHEN u.status IN (3, 5, 6) THEN now() END,
@@ -67,7 +67,7 @@ WITH created AS (
         run_id uuid, node_key text, item_path text, type text, queue text, status smallint, epoch bigint, failures int,
         claims int, worker text, claim_id text, port text, input int, output int, error int, prompt_tokens bigint,
         completion_tokens bigint, model_calls int, due_at timestamptz, due_in float8, handler_seconds float8)
-    WHERE u.run_id = ANY (ARRAY(SELECT id FROM written))
+        JOIN written AS w ON w.id = u.run_id
     ON CONFLICT (run_id, node_key, item_path) DO UPDATE SET
         status = excluded.status, epoch = excluded.epoch, failures = excluded.failures, claims = excluded.claims,
         publications = 0, worker = excluded.worker, claim_id = excluded.claim_id, port = excluded.port,
@@ -78,6 +78,16 @@ WITH created AS (
         queued_at = CASE WHEN excluded.status = 2 THEN now() ELSE n.queued_at END,
         started_at = CASE WHEN excluded.status = 3 THEN now() ELSE n.started_at END,
         finished_at = excluded.finished_at
+), freed AS (
+    DELETE FROM executor.places AS p USING (
+        SELECT u.run_id, u.node_key, u.item_path
+        FROM json_to_recordset($3::json) AS u (run_id uuid, node_key text, item_path text, status smallint)
+        WHERE u.status <> 3 AND u.run_id = ANY (ARRAY(SELECT id FROM written))
+        UNION ALL
+        SELECT id, NULL, NULL FROM written WHERE status >= 4
+    ) AS e
+    WHERE p.run_id = e.run_id
+        AND (e.node_key IS NULL OR (p.node_key = e.node_key AND p.item_path = e.item_path))
 ), events AS (
     INSERT INTO executor.run_events (run_id, first_sequence, events)
     SELECT u.run_id, u.first_sequence, ($5::bytea[])[u.events]
@@ -146,6 +156,7 @@ def _created_row(state: RunState, new: NewRun, blobs: _Blobs) -> dict[str, Any]:
         "rerun_of": _text(new.rerun_of),
         "rerun": blobs.add(new.rerun),
         "timeout_seconds": new.timeout_seconds,
+        "priority": state.priority,
     }
 
 

@@ -84,6 +84,7 @@ def runs_of(executor: Executor, versions: Versions | None = None) -> Runs:
         versions,
         RunStates(executor.store, versions),
         executor.committer,
+        executor.admission,
         watch_here=executor.watchers.watch,
         watch_everywhere=executor.bus.watch,
         max_run_seconds=3600,

@@ -21,7 +21,7 @@ from services.kit import nats
 from services.kit.ids import new_id
 from services.kit.pool import Pool
 from services.kit.postgres import open_pool
-from tests.support.executors import PROJECT, Executor, a_version, committing, own_queue
+from tests.support.executors import PROJECT, Executor, a_lease, a_refill, a_version, committing, own_queue
 from tests.support.waiting import await_until
 
 QUEUE = own_queue()
@@ -73,16 +73,20 @@ async def test_claims_are_spared_while_workers_cannot_be_heard_and_for_a_lease_a
     claimed, ready = NodeRef(new_id(), "a"), NodeRef(new_id(), "a")
     for ref in (claimed, ready):
         await executor.start(ref.run_id, version_id)
-    await executor.store.renew_lease("w", host="", draining=False, seconds=0.0)
+    await executor.store.renew_lease(a_lease("w"), seconds=0.0)
     await executor.jobs.claim("w", [claimed], "c")
     await executor.store.republish_all()
     wakeups = await client.subscribe(streams.jobs_subject(QUEUE))
     await client.flush()
 
-    sweeper = Sweeper(executor.store, executor.committer, executor.bus, interval=INTERVAL, lease_seconds=LEASE)
+    sweeper = Sweeper(
+        executor.store, executor.ready, executor.committer, executor.bus, interval=INTERVAL, lease_seconds=LEASE
+    )
     loop = asyncio.get_running_loop()
     begun = loop.time()
+    refill = a_refill(executor, QUEUE, interval=INTERVAL)
     sweeper.start()
+    refill.start()
     # It sweeps all the while: timers are seen to, far beyond the lease that it spares after its start.
     while loop.time() - begun < 2 * LEASE:
         await await_until(partial(has_ended, executor, await a_short_delay(executor)), within=20)
@@ -101,6 +105,7 @@ async def test_claims_are_spared_while_workers_cannot_be_heard_and_for_a_lease_a
     await await_until(is_taken_away, within=30)
     assert loop.time() - connected > LEASE - 2 * INTERVAL
     await sweeper.stop()
+    await refill.stop()
 
 
 async def test_a_timer_that_cannot_be_put_right_is_not_tried_without_a_pause(
@@ -111,7 +116,7 @@ async def test_a_timer_that_cannot_be_put_right_is_not_tried_without_a_pause(
     await pool.execute("DELETE FROM executor.versions")
     other = Executor(executor.store)
     await other.bus.start(client)
-    sweeper = Sweeper(other.store, other.committer, other.bus, interval=0.2, lease_seconds=0.0)
+    sweeper = Sweeper(other.store, other.ready, other.committer, other.bus, interval=0.2, lease_seconds=0.0)
     async with committing(other):
         with structlog.testing.capture_logs() as logs:
 

@@ -247,7 +247,7 @@ async def test_lost_wakeups_are_published_again_even_if_the_first_try_fails(
     assert [woken for woken, _ in await parts.store.republish(9)] == [ref]
     assert await parts.store.republish(9) == []  # not due again for some seconds
 
-    keeper = StreamKeeper(parts.store, ["default"])
+    keeper = StreamKeeper(parts.store, parts.dispatcher, ["default"])
     await executor.client.jetstream().delete_stream(streams.STREAM)
     admin = await asyncpg.connect(postgres_server)
     [(name,)] = await pool.fetch("SELECT current_database()")

@@ -522,15 +522,23 @@ class HeartbeatRequest(_message.Message):
     HOST_FIELD_NUMBER: _builtins.int
     HELD_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
+    SLOTS_FIELD_NUMBER: _builtins.int
+    QUEUES_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     """Id of the worker process."""
     host: _builtins.str
     """Host name, for people."""
     draining: _builtins.bool
     """The worker takes no more work."""
+    slots: _builtins.int
+    """Node executions that it runs at a time."""
     @_builtins.property
     def held(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldJob]:
         """What the worker holds."""
+
+    @_builtins.property
+    def queues(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Queues that it serves."""
 
     def __init__(
         self,
@@ -539,10 +547,12 @@ class HeartbeatRequest(_message.Message):
         host: _builtins.str = ...,
         held: _abc.Iterable[Global___HeldJob] | None = ...,
         draining: _builtins.bool = ...,
+        slots: _builtins.int = ...,
+        queues: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "held", b"held", "host", b"host", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "held", b"held", "host", b"host", "queues", b"queues", "slots", b"slots", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
