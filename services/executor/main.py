@@ -1,4 +1,4 @@
-"""The executor process: `python -m services.executor.main [serve|migrate]`."""
+"""The executor process: `python -m services.executor.main [serve|migrate|limits …]`."""
 
 import asyncio
 import sys
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 
+import asyncpg
 import structlog
 from headrace.executor.v1.executor_service_pb2_grpc import add_ExecutorServiceServicer_to_server
 
@@ -19,16 +20,19 @@ from services.executor.domain.refill import Refill
 from services.executor.domain.run_states import RunStates
 from services.executor.domain.runs import Runs
 from services.executor.domain.sweeper import Sweeper
+from services.executor.domain.turns import Turns
 from services.executor.domain.versions import Versions
 from services.executor.domain.watchers import Watchers
 from services.executor.engine.graph import NodeKind
 from services.executor.handlers.registry import catalogue
+from services.executor.limits_command import limits_command
 from services.executor.settings import PeerSettings, Settings
 from services.executor.storage.dispatching import PostgresReadyStore
 from services.executor.storage.housekeeping import PostgresHousekeepingStore
 from services.executor.storage.limits import PostgresLimitStore
 from services.executor.storage.postgres import PostgresRunStore
 from services.executor.storage.project_tables import PostgresProjectTableStore
+from services.executor.storage.turns import PostgresTurnStore
 from services.executor.transport.bus import Bus, StreamKeeper
 from services.executor.transport.convert import graph_from_definition, node_kind
 from services.executor.transport.grpc import SERVICE_NAME, ExecutorServicer
@@ -100,16 +104,17 @@ async def serve(stack: AsyncExitStack) -> None:
     await bus.start(client)
     await keeper.check(client)
     _start(stack, committer)
+    _start(stack, _turns(pool, versions, committer, bus))
     workers = WorkerTransport(
         client, Jobs(store, committer, dispatcher, lease_seconds=settings.lease_seconds), tokens, executor_id
     )
     await workers.start()
     stack.push_async_callback(workers.stop)
     _start(stack, Housekeeper(PostgresHousekeepingStore(engine), max_run_seconds=settings.max_run_seconds))
-    sweeper = Sweeper(
-        store, ready, committer, bus, interval=settings.sweep_seconds, lease_seconds=settings.lease_seconds
+    _start(
+        stack,
+        Sweeper(store, ready, committer, bus, interval=settings.sweep_seconds, lease_seconds=settings.lease_seconds),
     )
-    _start(stack, sweeper)
     refill = Refill(ready, limits, dispatcher, bus, settings.refill(executor_id, queues))
     await refill.take_census()
     _start(stack, refill)
@@ -120,9 +125,15 @@ async def serve(stack: AsyncExitStack) -> None:
     log.info("executor_ready", executor_id=executor_id)
 
 
-def _start(stack: AsyncExitStack, part: Committer | Sweeper | Refill | Housekeeper) -> None:
+def _start(stack: AsyncExitStack, part: Committer | Sweeper | Refill | Housekeeper | Turns) -> None:
     part.start()
     stack.push_async_callback(part.stop)
+
+
+def _turns(pool: asyncpg.Pool, versions: Versions, committer: Committer, bus: Bus) -> Turns:
+    turns = Turns(PostgresTurnStore(pool), versions, committer)
+    bus.tell(turns.moved)
+    return turns
 
 
 def _of_workers(kinds: Mapping[str, NodeKind]) -> dict[str, str]:
@@ -143,6 +154,8 @@ def main() -> None:
     """Command line."""
     if sys.argv[1:] == ["migrate"]:
         migrate_schema()
+    elif sys.argv[1:2] == ["limits"]:
+        limits_command(sys.argv[2:])
     else:
         run("executor", serve)
 

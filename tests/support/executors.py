@@ -21,6 +21,7 @@ from services.executor.domain.jobs import Jobs, Report, Success
 from services.executor.domain.model import NewRun, NodeRef, Version, WorkerLease
 from services.executor.domain.refill import Refill, RefillSettings
 from services.executor.domain.run_states import RunStates
+from services.executor.domain.turns import Turns, concurrency_key
 from services.executor.domain.versions import Versions
 from services.executor.domain.watchers import Watchers
 from services.executor.engine import decide
@@ -29,6 +30,7 @@ from services.executor.handlers.registry import catalogue
 from services.executor.storage.dispatching import PostgresReadyStore
 from services.executor.storage.limits import PostgresLimitStore
 from services.executor.storage.postgres import PostgresRunStore
+from services.executor.storage.turns import PostgresTurnStore
 from services.executor.transport.bus import Bus
 from services.executor.transport.convert import graph_from_definition, node_kind
 from services.kit.ids import new_id
@@ -59,6 +61,8 @@ class Executor:
         self.run_states = RunStates(store, self.versions)
         self.committer = Committer(store, self.run_states, self.bus, lanes=lanes)
         self.jobs = Jobs(store, self.committer, self.dispatcher, lease_seconds=2)
+        self.turns = Turns(PostgresTurnStore(store.pool), self.versions, self.committer, interval=0.25)
+        self.bus.tell(self.turns.moved)
         self.admission = Admission(
             self.ready, self.dispatcher, self.committer, AdmissionLimits(100_000, 500_000, 30.0, 5000)
         )
@@ -99,8 +103,10 @@ class Executor:
                 priority=priority,
             )
 
-        new = NewRun(workflow_name="w", request_hash=None, started_by=None, timeout_seconds=3600)
-        return self.committer.submit_new(run_id, new, make, decide.start, lambda _, __: None)
+        key = concurrency_key(version.graph.limits, orjson.dumps(run_input))
+        new = NewRun("w", request_hash=None, started_by=None, timeout_seconds=3600, concurrency_key=key)
+        begin = decide.start if key is None else decide.hold
+        return self.committer.submit_new(run_id, new, make, begin, lambda _, __: None)
 
 
 @asynccontextmanager
@@ -113,7 +119,12 @@ async def committing(*executors: Executor) -> AsyncIterator[None]:
         await executor.committer.stop()
 
 
-async def a_version(executor: Executor, *nodes: dict[str, Any], parallel: bool = False) -> UUID:
+async def a_version(
+    executor: Executor,
+    *nodes: dict[str, Any],
+    parallel: bool = False,
+    limits: definition_pb2.RunLimits | None = None,
+) -> UUID:
     """A chain of these nodes, or these nodes side by side, as a stored version."""
     message = definition_pb2.Definition(
         nodes=[
@@ -128,6 +139,7 @@ async def a_version(executor: Executor, *nodes: dict[str, Any], parallel: bool =
             definition_pb2.Edge(source=one["key"], target=other["key"])
             for one, other in pairwise([] if parallel else nodes)
         ],
+        limits=limits,
     )
     data = message.SerializeToString()
     version = Version(new_id(), PROJECT, uuid4(), "w", 1, data, graph_from_definition(data, executor.kinds))

@@ -129,7 +129,7 @@ async def _serve(stack: AsyncExitStack, executor: Executor, client: Client, toke
     sweeper = Sweeper(
         executor.store, executor.ready, executor.committer, executor.bus, interval=0.25, lease_seconds=2.0
     )
-    parts: list[Any] = [executor.committer, sweeper, refill]
+    parts: list[Any] = [executor.committer, sweeper, refill, executor.turns]
     for part in parts:
         part.start()
         stack.push_async_callback(part.stop)

@@ -203,3 +203,5 @@ class NewRun:
     rerun_of: UUID | None = None
     rerun: bytes | None = None
     """JSON of how it goes again over `rerun_of`."""
+    concurrency_key: str | None = None
+    """Of a run that waits for its turn; None = it starts at once."""

@@ -24,6 +24,7 @@ from services.executor.domain.model import (
 )
 from services.executor.domain.run_states import Earlier, RunStates
 from services.executor.domain.store import RunStore
+from services.executor.domain.turns import concurrency_key
 from services.executor.domain.versions import Versions
 from services.executor.domain.watchers import Token, Watch
 from services.executor.engine import decide, rerun
@@ -110,6 +111,7 @@ class Runs:
             request_hash=content if request_id else None,
             started_by=started_by,
             timeout_seconds=self._timeout(version),
+            concurrency_key=concurrency_key(version.graph.limits, input_json),
         )
 
         def make() -> RunState:
@@ -166,6 +168,7 @@ class Runs:
             timeout_seconds=self._timeout(version),
             rerun_of=run_id,
             rerun=orjson.dumps(again.as_json()),
+            concurrency_key=concurrency_key(version.graph.limits, input_json),
         )
 
         def make() -> RunState:
@@ -190,7 +193,8 @@ class Runs:
     ) -> bool:
         """Commit a new run; False when a repetition found it there. Raises IdempotencyKeyReusedError."""
         try:
-            await self._committer.submit_new(run_id, new, make, decide.start, lambda _, __: None)
+            begin = decide.start if new.concurrency_key is None else decide.hold
+            await self._committer.submit_new(run_id, new, make, begin, lambda _, __: None)
             self._admission.accepted(str(project_id))
         except RunExistsError:
             present = await self._store.get_run(project_id, run_id)

@@ -62,6 +62,19 @@ def start(state: RunState) -> None:
     settle(state)
 
 
+def hold(state: RunState) -> None:
+    """Accept a new run that has to wait for its turn: nothing of it begins."""
+    state.emit("run.pending")
+
+
+def begin(state: RunState) -> Verdict:
+    """Begin a run whose turn it is."""
+    if state.status is not RunStatus.PENDING:
+        return Verdict.STALE
+    start(state)
+    return Verdict.ACCEPTED
+
+
 def claim(state: RunState, node: NodeState, *, worker: str, claim_id: str) -> Verdict:
     """Give a ready node execution to a worker, under a new epoch."""
     if node.status is NodeStatus.RUNNING and node.claim_id == claim_id and node.worker == worker:

@@ -25,17 +25,18 @@ WITH created AS (
     INSERT INTO executor.runs (
         id, project_id, workflow_id, version_id, version_number, workflow_name, status, version, sequence, input,
         output, error, prompt_tokens, completion_tokens, model_calls, request_hash, started_by, traceparent,
-        links, rerun_of, rerun, timeout_seconds, priority, deadline_at, started_at, finished_at)
+        links, rerun_of, rerun, timeout_seconds, priority, concurrency_key, deadline_at, started_at, finished_at)
     SELECT u.id, u.project_id, u.workflow_id, u.version_id, u.version_number, u.workflow_name, u.status, 1, u.sequence,
         ($5::bytea[])[u.input], ($5::bytea[])[u.output], ($5::bytea[])[u.error], u.prompt_tokens, u.completion_tokens,
         u.model_calls, ($5::bytea[])[u.request_hash], u.started_by, u.traceparent, u.links, u.rerun_of,
-        ($5::bytea[])[u.rerun], u.timeout_seconds, u.priority, now() + make_interval(secs => u.timeout_seconds),
+        ($5::bytea[])[u.rerun], u.timeout_seconds, u.priority, u.concurrency_key,
+        now() + make_interval(secs => u.timeout_seconds),
         CASE WHEN u.status >= 2 THEN now() END, CASE WHEN u.status >= 4 THEN now() END
     FROM json_to_recordset($1::json) AS u (
         id uuid, project_id uuid, workflow_id uuid, version_id uuid, version_number int, workflow_name text,
         status smallint, sequence bigint, input int, output int, error int, prompt_tokens bigint,
         completion_tokens bigint, model_calls int, request_hash int, started_by uuid, traceparent text, links jsonb,
-        rerun_of uuid, rerun int, timeout_seconds int, priority smallint)
+        rerun_of uuid, rerun int, timeout_seconds int, priority smallint, concurrency_key text)
     ON CONFLICT (id) DO NOTHING
     RETURNING id, project_id, priority, status
 ), moved AS (
@@ -157,6 +158,7 @@ def _created_row(state: RunState, new: NewRun, blobs: _Blobs) -> dict[str, Any]:
         "rerun": blobs.add(new.rerun),
         "timeout_seconds": new.timeout_seconds,
         "priority": state.priority,
+        "concurrency_key": new.concurrency_key,
     }
 
 

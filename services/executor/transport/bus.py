@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from uuid import UUID
@@ -39,6 +39,7 @@ class Bus:
     def __init__(self, executor_id: str, watchers: Watchers) -> None:
         self.executor_id = executor_id
         self._dispatcher: Dispatcher | None = None
+        self._listeners: list[Callable[[RunState], None]] = []
         self._watchers = watchers
         self._client: Client | None = None
         self._followed = Followed(executor_id, lambda run_id: self._send_moved(run_id, 0, ended=False))
@@ -53,6 +54,10 @@ class Bus:
     def dispatch_by(self, dispatcher: Dispatcher) -> None:
         """Let it say when the wake-ups for what becomes ready are published."""
         self._dispatcher = dispatcher
+
+    def tell(self, listener: Callable[[RunState], None]) -> None:
+        """Call this for every run that a commit has moved."""
+        self._listeners.append(listener)
 
     @property
     def is_connected(self) -> bool:
@@ -77,6 +82,8 @@ class Bus:
                         )
                     )
             dispatcher.moved(state.project_id)
+        for listener in self._listeners:
+            listener(state)
         ended = state.is_terminal
         self._watchers.notify(state.run_id, ended=ended)
         if state.run_id in self._followed:

@@ -22,7 +22,7 @@ from services.executor.transport.convert import (
     run_to_proto,
     token_to_event,
 )
-from services.executor.transport.limits import limits_from_proto, limits_to_proto
+from services.executor.transport.limits import limits_from_proto, limits_in_force
 from services.kit.errors import InvalidArgumentError, NotFoundError
 from services.kit.grpc_server import Context
 from services.kit.ids import parse_id
@@ -147,18 +147,14 @@ class ExecutorServicer(ExecutorServiceServicer):
     ) -> pb.GetProjectLimitsResponse:
         """See the contract."""
         own, ceilings = await self._limits.get(_project(request.project_id))
-        return pb.GetProjectLimitsResponse(
-            limits=limits_to_proto(own), ceilings=limits_to_proto(ceilings), weight=ceilings.weight
-        )
+        return pb.GetProjectLimitsResponse(limits=limits_in_force(own, ceilings))
 
     async def SetProjectLimits(
         self, request: pb.SetProjectLimitsRequest, context: Context
     ) -> pb.SetProjectLimitsResponse:
         """See the contract."""
         own, ceilings = await self._limits.set_own(_project(request.project_id), limits_from_proto(request.limits))
-        return pb.SetProjectLimitsResponse(
-            limits=limits_to_proto(own), ceilings=limits_to_proto(ceilings), weight=ceilings.weight
-        )
+        return pb.SetProjectLimitsResponse(limits=limits_in_force(own, ceilings))
 
 
 def _rerun(request: pb.RerunRunRequest) -> RerunAsk:

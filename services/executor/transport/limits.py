@@ -5,8 +5,12 @@ from headrace.executor.v1 import limits_pb2 as pb
 from services.executor.domain.limits import ProjectLimits, TypeLimits
 
 
-def limits_to_proto(limits: ProjectLimits) -> pb.ProjectLimits:
-    """What is set."""
+def limits_in_force(own: ProjectLimits, ceilings: ProjectLimits) -> pb.LimitsInForce:
+    """All limits of a project."""
+    return pb.LimitsInForce(own=_limits_to_proto(own), ceilings=_limits_to_proto(ceilings), weight=ceilings.weight)
+
+
+def _limits_to_proto(limits: ProjectLimits) -> pb.ProjectLimits:
     return pb.ProjectLimits(
         max_running_nodes=limits.max_running_nodes,
         max_open_runs=limits.max_open_runs,

@@ -11,7 +11,6 @@ from uuid import UUID, uuid4
 import pytest
 
 from services.executor.domain.limits import ProjectLimits
-from services.executor.handlers.base import Context
 from services.executor.transport import streams
 from tests.support.executors import a_version
 from tests.support.fields import Field, field
@@ -127,33 +126,3 @@ async def test_chains_of_one_project_let_go_of_a_full_worker_when_another_projec
     await await_until(lambda: (str(other), run_id) in two.started, within=30)
     assert two.started.index((str(other), run_id)) - before < 8 * SLOTS
     await await_until(partial(all_ended, two), within=60)
-
-
-async def test_no_more_than_the_limit_run_at_a_time_whoever_claims_them(two: Field) -> None:
-    project, running, most = uuid4(), 0, 0
-
-    async def one_at_a_time(context: Context) -> None:
-        nonlocal running, most
-        running += 1
-        most = max(most, running)
-        await asyncio.sleep(0)
-        running -= 1
-
-    two.handler = one_at_a_time
-    await two.executors[0].limits.set_own(project, ProjectLimits(max_running_nodes=1))
-    await _know_limits(two, project)
-    await two.start_runs(20, await wide(two, 3), project)
-    await two.add_worker(slots=SLOTS)
-    await two.add_worker(slots=SLOTS)
-    await await_until(partial(all_ended, two), within=60)
-    assert most == 1
-    assert len(two.started) == 60
-    assert await two.pool.fetchval("SELECT count(*) FROM executor.places") == 0
-
-
-async def _know_limits(made: Field, project: UUID) -> None:
-    await await_until(
-        lambda: all(
-            executor.dispatcher.limits_of(str(project)).max_running_nodes is not None for executor in made.executors
-        )
-    )

@@ -23,6 +23,7 @@ from headrace.workflows.v1.workflow_service_pb2_grpc import WorkflowServiceStub
 from nats.aio.client import Client
 
 from deploy.local import databases
+from services.executor.domain.limit_settings import LimitSettings
 from services.executor.domain.model import EventView, NodeRef, RunView, VersionSelector
 from services.executor.domain.run_states import RunStates
 from services.executor.domain.runs import Runs
@@ -144,7 +145,8 @@ async def workflows(
         folder = stack.enter_context(TemporaryDirectory(prefix="hr-ex-"))
         server = GrpcServer(listen=f"unix:{folder}/executor", tokens=tokens, service_names=())
         add_ExecutorServiceServicer_to_server(
-            ExecutorServicer(runs_of(executor), executor.store, catalogue()), server.server
+            ExecutorServicer(runs_of(executor), executor.store, LimitSettings(executor.limits, ()), catalogue()),
+            server.server,
         )
         await server.start()
         stack.push_async_callback(server.stop, 0)

@@ -689,28 +689,18 @@ class GetProjectLimitsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     LIMITS_FIELD_NUMBER: _builtins.int
-    CEILINGS_FIELD_NUMBER: _builtins.int
-    WEIGHT_FIELD_NUMBER: _builtins.int
-    weight: _builtins.int
-    """Turns of the project for one of a project with weight 1; the operator's."""
     @_builtins.property
-    def limits(self) -> _limits_pb2.ProjectLimits:
-        """What the project has set."""
-
-    @_builtins.property
-    def ceilings(self) -> _limits_pb2.ProjectLimits:
-        """What the operator has set; the lower of the two counts."""
+    def limits(self) -> _limits_pb2.LimitsInForce:
+        """All of them."""
 
     def __init__(
         self,
         *,
-        limits: _limits_pb2.ProjectLimits | None = ...,
-        ceilings: _limits_pb2.ProjectLimits | None = ...,
-        weight: _builtins.int = ...,
+        limits: _limits_pb2.LimitsInForce | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ceilings", b"ceilings", "limits", b"limits"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ceilings", b"ceilings", "limits", b"limits", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -751,28 +741,18 @@ class SetProjectLimitsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     LIMITS_FIELD_NUMBER: _builtins.int
-    CEILINGS_FIELD_NUMBER: _builtins.int
-    WEIGHT_FIELD_NUMBER: _builtins.int
-    weight: _builtins.int
-    """The operator's."""
     @_builtins.property
-    def limits(self) -> _limits_pb2.ProjectLimits:
-        """What the project has set."""
-
-    @_builtins.property
-    def ceilings(self) -> _limits_pb2.ProjectLimits:
-        """What the operator has set."""
+    def limits(self) -> _limits_pb2.LimitsInForce:
+        """All of them."""
 
     def __init__(
         self,
         *,
-        limits: _limits_pb2.ProjectLimits | None = ...,
-        ceilings: _limits_pb2.ProjectLimits | None = ...,
-        weight: _builtins.int = ...,
+        limits: _limits_pb2.LimitsInForce | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ceilings", b"ceilings", "limits", b"limits"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ceilings", b"ceilings", "limits", b"limits", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

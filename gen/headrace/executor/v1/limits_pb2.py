@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!headrace/executor/v1/limits.proto\x12\x14headrace.executor.v1\"\xc7\x02\n\rProjectLimits\x12\x1e\n\x11max_running_nodes\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x1a\n\rmax_open_runs\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12\x1d\n\x10max_queued_nodes\x18\x03 \x01(\x05H\x02\x88\x01\x01\x12\x46\n\nnode_types\x18\x04 \x03(\x0b\x32\x32.headrace.executor.v1.ProjectLimits.NodeTypesEntry\x1aV\n\x0eNodeTypesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x33\n\x05value\x18\x02 \x01(\x0b\x32$.headrace.executor.v1.NodeTypeLimits:\x02\x38\x01\x42\x14\n\x12_max_running_nodesB\x10\n\x0e_max_open_runsB\x13\n\x11_max_queued_nodes\"e\n\x0eNodeTypeLimits\x12\x11\n\x04rate\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05\x62urst\x18\x02 \x01(\x05\x12\x18\n\x0bmax_running\x18\x03 \x01(\x05H\x01\x88\x01\x01\x42\x07\n\x05_rateB\x0e\n\x0c_max_runningb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!headrace/executor/v1/limits.proto\x12\x14headrace.executor.v1\"\xc7\x02\n\rProjectLimits\x12\x1e\n\x11max_running_nodes\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x1a\n\rmax_open_runs\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12\x1d\n\x10max_queued_nodes\x18\x03 \x01(\x05H\x02\x88\x01\x01\x12\x46\n\nnode_types\x18\x04 \x03(\x0b\x32\x32.headrace.executor.v1.ProjectLimits.NodeTypesEntry\x1aV\n\x0eNodeTypesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x33\n\x05value\x18\x02 \x01(\x0b\x32$.headrace.executor.v1.NodeTypeLimits:\x02\x38\x01\x42\x14\n\x12_max_running_nodesB\x10\n\x0e_max_open_runsB\x13\n\x11_max_queued_nodes\"e\n\x0eNodeTypeLimits\x12\x11\n\x04rate\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05\x62urst\x18\x02 \x01(\x05\x12\x18\n\x0bmax_running\x18\x03 \x01(\x05H\x01\x88\x01\x01\x42\x07\n\x05_rateB\x0e\n\x0c_max_running\"\x88\x01\n\rLimitsInForce\x12\x30\n\x03own\x18\x01 \x01(\x0b\x32#.headrace.executor.v1.ProjectLimits\x12\x35\n\x08\x63\x65ilings\x18\x02 \x01(\x0b\x32#.headrace.executor.v1.ProjectLimits\x12\x0e\n\x06weight\x18\x03 \x01(\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,4 +39,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PROJECTLIMITS_NODETYPESENTRY']._serialized_end=326
   _globals['_NODETYPELIMITS']._serialized_start=389
   _globals['_NODETYPELIMITS']._serialized_end=490
+  _globals['_LIMITSINFORCE']._serialized_start=493
+  _globals['_LIMITSINFORCE']._serialized_end=629
 # @@protoc_insertion_point(module_scope)

@@ -122,3 +122,37 @@ class NodeTypeLimits(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__rate) -> _WhichOneofReturnType__rate | None: ...
 
 Global___NodeTypeLimits: _TypeAlias = NodeTypeLimits  # noqa: Y015
+
+@_typing.final
+class LimitsInForce(_message.Message):
+    """LimitsInForce are all limits of a project: the lower of its own and the operator's counts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OWN_FIELD_NUMBER: _builtins.int
+    CEILINGS_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    weight: _builtins.int
+    """Turns of the project for one of a project with weight 1; the operator's."""
+    @_builtins.property
+    def own(self) -> Global___ProjectLimits:
+        """What the project has set."""
+
+    @_builtins.property
+    def ceilings(self) -> Global___ProjectLimits:
+        """What the operator has set."""
+
+    def __init__(
+        self,
+        *,
+        own: Global___ProjectLimits | None = ...,
+        ceilings: Global___ProjectLimits | None = ...,
+        weight: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ceilings", b"ceilings", "own", b"own"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ceilings", b"ceilings", "own", b"own", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LimitsInForce: _TypeAlias = LimitsInForce  # noqa: Y015
