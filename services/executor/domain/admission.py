@@ -19,8 +19,10 @@ log = structlog.get_logger(__name__)
 
 _FRESH_SECONDS = 1.0
 """A count of a project that is near its limit is not used for longer."""
-_KEPT_SECONDS = 10.0
-"""No count is used for longer."""
+_GOOD_SECONDS = 5.0
+"""A count far from the limit is renewed in the background after so long."""
+_KEPT_SECONDS = 60.0
+"""Projects that have started nothing for so long are not remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +94,10 @@ class Admission:
         max_runs, max_nodes = self._limits_of(project_id)
         now = self._clock()
         count = self._counts.get(project_id)
-        if (
-            count is None
-            or now - count.at > _KEPT_SECONDS
-            or (now - count.at > _FRESH_SECONDS and _is_near(count, max_runs, max_nodes))
-        ):
+        if count is None or (now - count.at > _FRESH_SECONDS and _is_near(count, max_runs, max_nodes)):
             await self._count(project_id)
             count = self._counts[project_id]
-        elif now - count.at > _FRESH_SECONDS:
+        elif now - count.at > _GOOD_SECONDS:
             self._count_later(project_id)
         if count.load.open_runs + count.accepted >= max_runs:
             raise _over("OPEN_RUNS_LIMIT", f"The project has {max_runs} open runs, the most that it may have.")
