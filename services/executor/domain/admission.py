@@ -115,13 +115,13 @@ class Admission:
         if late > self._limits.shed_after_seconds:
             raise ResourceExhaustedError(
                 f"Workers are behind: what is ready has waited {late:.0f} s for one. Try again later.",
-                reason="OVERLOADED",
+                reason="WORKERS_BEHIND",
                 retry_after=5.0,
             )
         if self._backlog.queued > self._limits.max_commit_queue:
             raise ResourceExhaustedError(
                 "The executor has more to commit than it can at the moment. Try again.",
-                reason="OVERLOADED",
+                reason="EXECUTOR_BEHIND",
                 retry_after=1.0,
             )
 

@@ -219,7 +219,7 @@ async def test_nobody_is_let_in_while_workers_leave_what_is_ready(two: Field) ->
         try:
             await strict.require(str(uuid4()))
         except ResourceExhaustedError as error:
-            return error.reason == "OVERLOADED"
+            return error.reason == "WORKERS_BEHIND"
         return False
 
     await await_until(is_refused)

@@ -98,8 +98,9 @@ class ExecutorServiceServicer:
 
     def StartRun(self, request, context):
         """StartRun accepts a run: when it answers, the run is committed and will end. Idempotent by request_id. Fails with
-        WORKFLOW_NOT_FOUND, VERSION_NOT_FOUND, INVALID_DEFINITION, INPUT_TOO_LARGE, INVALID_PRIORITY, IDEMPOTENCY_KEY_REUSED,
-        and with OPEN_RUNS_LIMIT, QUEUED_NODES_LIMIT or OVERLOADED when it has to be tried later.
+        WORKFLOW_NOT_FOUND, VERSION_NOT_FOUND, INVALID_DEFINITION, INPUT_TOO_LARGE, INVALID_PRIORITY,
+        CONCURRENCY_KEY_FAILED, IDEMPOTENCY_KEY_REUSED; and, to be tried again later, with OPEN_RUNS_LIMIT,
+        QUEUED_NODES_LIMIT, WORKERS_BEHIND, EXECUTOR_BEHIND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

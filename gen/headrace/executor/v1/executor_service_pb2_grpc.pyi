@@ -35,8 +35,9 @@ class ExecutorServiceStub:
     def __new__(cls, channel: _aio.Channel) -> ExecutorServiceAsyncStub: ...
     StartRun: _grpc.UnaryUnaryMultiCallable[_executor_service_pb2.StartRunRequest, _executor_service_pb2.StartRunResponse]
     """StartRun accepts a run: when it answers, the run is committed and will end. Idempotent by request_id. Fails with
-    WORKFLOW_NOT_FOUND, VERSION_NOT_FOUND, INVALID_DEFINITION, INPUT_TOO_LARGE, INVALID_PRIORITY, IDEMPOTENCY_KEY_REUSED,
-    and with OPEN_RUNS_LIMIT, QUEUED_NODES_LIMIT or OVERLOADED when it has to be tried later.
+    WORKFLOW_NOT_FOUND, VERSION_NOT_FOUND, INVALID_DEFINITION, INPUT_TOO_LARGE, INVALID_PRIORITY,
+    CONCURRENCY_KEY_FAILED, IDEMPOTENCY_KEY_REUSED; and, to be tried again later, with OPEN_RUNS_LIMIT,
+    QUEUED_NODES_LIMIT, WORKERS_BEHIND, EXECUTOR_BEHIND.
     """
     GetRun: _grpc.UnaryUnaryMultiCallable[_executor_service_pb2.GetRunRequest, _executor_service_pb2.GetRunResponse]
     """GetRun returns a run."""
@@ -76,8 +77,9 @@ class ExecutorServiceAsyncStub(ExecutorServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     StartRun: _aio.UnaryUnaryMultiCallable[_executor_service_pb2.StartRunRequest, _executor_service_pb2.StartRunResponse]  # type: ignore[assignment]
     """StartRun accepts a run: when it answers, the run is committed and will end. Idempotent by request_id. Fails with
-    WORKFLOW_NOT_FOUND, VERSION_NOT_FOUND, INVALID_DEFINITION, INPUT_TOO_LARGE, INVALID_PRIORITY, IDEMPOTENCY_KEY_REUSED,
-    and with OPEN_RUNS_LIMIT, QUEUED_NODES_LIMIT or OVERLOADED when it has to be tried later.
+    WORKFLOW_NOT_FOUND, VERSION_NOT_FOUND, INVALID_DEFINITION, INPUT_TOO_LARGE, INVALID_PRIORITY,
+    CONCURRENCY_KEY_FAILED, IDEMPOTENCY_KEY_REUSED; and, to be tried again later, with OPEN_RUNS_LIMIT,
+    QUEUED_NODES_LIMIT, WORKERS_BEHIND, EXECUTOR_BEHIND.
     """
     GetRun: _aio.UnaryUnaryMultiCallable[_executor_service_pb2.GetRunRequest, _executor_service_pb2.GetRunResponse]  # type: ignore[assignment]
     """GetRun returns a run."""
@@ -120,8 +122,9 @@ class ExecutorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_executor_service_pb2.StartRunResponse, _abc.Awaitable[_executor_service_pb2.StartRunResponse]]:
         """StartRun accepts a run: when it answers, the run is committed and will end. Idempotent by request_id. Fails with
-        WORKFLOW_NOT_FOUND, VERSION_NOT_FOUND, INVALID_DEFINITION, INPUT_TOO_LARGE, INVALID_PRIORITY, IDEMPOTENCY_KEY_REUSED,
-        and with OPEN_RUNS_LIMIT, QUEUED_NODES_LIMIT or OVERLOADED when it has to be tried later.
+        WORKFLOW_NOT_FOUND, VERSION_NOT_FOUND, INVALID_DEFINITION, INPUT_TOO_LARGE, INVALID_PRIORITY,
+        CONCURRENCY_KEY_FAILED, IDEMPOTENCY_KEY_REUSED; and, to be tried again later, with OPEN_RUNS_LIMIT,
+        QUEUED_NODES_LIMIT, WORKERS_BEHIND, EXECUTOR_BEHIND.
         """
 
     @_abc_1.abstractmethod
