@@ -38,7 +38,7 @@ WITH created AS (
         completion_tokens bigint, model_calls int, request_hash int, started_by uuid, traceparent text, links jsonb,
         rerun_of uuid, rerun int, timeout_seconds int, priority smallint, concurrency_key text)
     ON CONFLICT (id) DO NOTHING
-    RETURNING id, project_id, priority, status
+    RETURNING id, status
 ), moved AS (
     UPDATE executor.runs AS r SET
         version = r.version + 1, status = u.status, sequence = u.sequence, output = ($5::bytea[])[u.output],
@@ -49,7 +49,7 @@ WITH created AS (
         id uuid, version bigint, status smallint, sequence bigint, output int, error int, prompt_tokens bigint,
         completion_tokens bigint, model_calls int)
     WHERE r.id = u.id AND r.version = u.version
-    RETURNING r.id, r.project_id, r.priority, r.status
+    RETURNING r.id, r.status
 ), written AS (
     SELECT * FROM created UNION ALL SELECT * FROM moved
 ), nodes AS (
@@ -59,7 +59,7 @@ WITH created AS (
         due_at, queued_at, started_at, finished_at)
     SELECT u.run_id, u.node_key, u.item_path, u.type, u.queue, u.status, u.epoch, u.failures, u.claims, 0, u.worker,
         u.claim_id, u.port, ($5::bytea[])[u.input], ($5::bytea[])[u.output], ($5::bytea[])[u.error], u.prompt_tokens,
-        u.completion_tokens, u.model_calls, u.handler_seconds, w.project_id, w.priority,
+        u.completion_tokens, u.model_calls, u.handler_seconds, u.project_id, coalesce(u.priority, 0),
         coalesce(u.due_at, now() + make_interval(secs => u.due_in)),
         CASE WHEN u.status <= 6 THEN now() END,
         CASE WHEN u.status IN (3, 5, 6) THEN now() END,
@@ -67,8 +67,9 @@ WITH created AS (
     FROM json_to_recordset($3::json) AS u (
         run_id uuid, node_key text, item_path text, type text, queue text, status smallint, epoch bigint, failures int,
         claims int, worker text, claim_id text, port text, input int, output int, error int, prompt_tokens bigint,
-        completion_tokens bigint, model_calls int, due_at timestamptz, due_in float8, handler_seconds float8)
-        JOIN written AS w ON w.id = u.run_id
+        completion_tokens bigint, model_calls int, due_at timestamptz, due_in float8, handler_seconds float8,
+        project_id uuid, priority smallint)
+    WHERE u.run_id = ANY (ARRAY(SELECT id FROM written))
     ON CONFLICT (run_id, node_key, item_path) DO UPDATE SET
         status = excluded.status, epoch = excluded.epoch, failures = excluded.failures, claims = excluded.claims,
         publications = 0, worker = excluded.worker, claim_id = excluded.claim_id, port = excluded.port,
@@ -76,6 +77,7 @@ WITH created AS (
         prompt_tokens = excluded.prompt_tokens, completion_tokens = excluded.completion_tokens,
         model_calls = excluded.model_calls, handler_seconds = excluded.handler_seconds,
         due_at = excluded.due_at,
+        project_id = coalesce(excluded.project_id, n.project_id), priority = excluded.priority,
         queued_at = CASE WHEN excluded.status = 2 THEN now() ELSE n.queued_at END,
         started_at = CASE WHEN excluded.status = 3 THEN now() ELSE n.started_at END,
         finished_at = excluded.finished_at
@@ -89,6 +91,8 @@ WITH created AS (
     ) AS e
     WHERE p.run_id = e.run_id
         AND (e.node_key IS NULL OR (p.node_key = e.node_key AND p.item_path = e.item_path))
+        -- Looked up once: where nothing is counted, no more is done.
+        AND (SELECT count(*) FROM (SELECT 1 FROM executor.places LIMIT 1) AS held) > 0
 ), events AS (
     INSERT INTO executor.run_events (run_id, first_sequence, events)
     SELECT u.run_id, u.first_sequence, ($5::bytea[])[u.events]
@@ -178,7 +182,7 @@ def _moved_row(state: RunState, blobs: _Blobs) -> dict[str, Any]:
 
 def _node_row(state: RunState, node: NodeState, blobs: _Blobs) -> dict[str, Any]:
     spec = node.spec
-    return {
+    row: dict[str, Any] = {
         "run_id": state.run_text,
         "node_key": spec.key,
         "item_path": node.path,
@@ -201,6 +205,10 @@ def _node_row(state: RunState, node: NodeState, blobs: _Blobs) -> dict[str, Any]
         "due_in": _due_in(node),
         "handler_seconds": node.handler_seconds,
     }
+    if node.status is NodeStatus.READY:
+        # What the backlog is read by; no other rows are.
+        row["project_id"], row["priority"] = state.project_id, state.priority
+    return row
 
 
 def _due_in(node: NodeState) -> float | None:
