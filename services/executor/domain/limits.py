@@ -72,7 +72,9 @@ NO_LIMITS = ProjectLimits()
 
 
 def limits_from_json(value: Mapping[str, Any], *, weight: int = 1) -> ProjectLimits:
-    """Limits as `as_json` gave them."""
+    """Limits as `as_json` gave them. Raises TypeError for a field that limits do not have."""
+    if unknown := sorted(value.keys() - {*_NUMBERS, "node_types"}):
+        raise TypeError(f"unknown: {', '.join(unknown)}")
     types = {name: TypeLimits(**limits) for name, limits in value.get("node_types", {}).items()}
     return ProjectLimits(**{name: value.get(name) for name in _NUMBERS}, node_types=types, weight=weight)
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
@@ -248,3 +251,29 @@ async def test_limits_are_kept_within_the_operators_and_everything_wrong_is_told
     own, ceilings = await settings.get(project)
     assert own == right
     assert (ceilings.max_open_runs, ceilings.weight) == (10, 7)
+
+
+async def test_the_operator_sets_weight_and_ceilings_by_the_command_line(
+    database: Callable[[str], Awaitable[str]],
+) -> None:
+    url, project = await database("executor"), str(uuid4())
+
+    async def limits(*arguments: str) -> tuple[int | None, str]:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "services.executor.main", "limits", project, *arguments),
+            env=os.environ | {"HEADRACE_EXECUTOR_POSTGRES_URL": url},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        said, _ = await process.communicate()
+        return process.returncode, said.decode()
+
+    code, said = await limits("--weight", "3", "--ceilings", '{"max_open_runs": 7}')
+    assert code == 0, said
+    assert (await limits())[1] == said
+    assert '"weight": 3' in said
+    assert '"max_open_runs": 7' in said
+    code, said = await limits("--weight", "1000")
+    assert (code, "from 1 to 100" in said) == (2, True)
+    code, said = await limits("--ceilings", '{"max_runs": 7}')
+    assert (code, "max_runs" in said) == (2, True)
