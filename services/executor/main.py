@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 
-import asyncpg
 import structlog
 from headrace.executor.v1.executor_service_pb2_grpc import add_ExecutorServiceServicer_to_server
 
@@ -46,6 +45,7 @@ from services.kit.grpc_server import GrpcServer
 from services.kit.identity import CallerTokens
 from services.kit.ids import new_id
 from services.kit.lifecycle import run, serve_metrics
+from services.kit.pool import Pool
 from services.kit.postgres import open_engine, open_pool
 from services.kit.settings import InternalKeySettings, decode_key
 
@@ -130,7 +130,7 @@ def _start(stack: AsyncExitStack, part: Committer | Sweeper | Refill | Housekeep
     stack.push_async_callback(part.stop)
 
 
-def _turns(pool: asyncpg.Pool, versions: Versions, committer: Committer, bus: Bus) -> Turns:
+def _turns(pool: Pool, versions: Versions, committer: Committer, bus: Bus) -> Turns:
     turns = Turns(PostgresTurnStore(pool), versions, committer)
     bus.tell(turns.moved)
     return turns

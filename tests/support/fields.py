@@ -42,6 +42,7 @@ class Field:
         self, pool: asyncpg.Pool, client: Client, executors: Sequence[Executor], stack: AsyncExitStack
     ) -> None:
         self.pool = pool
+        """The test's own, to look by."""
         self.client = client
         self.executors = executors
         self.started: list[tuple[str, UUID]] = []
@@ -116,11 +117,12 @@ async def field(url: str, nats_urls: Mapping[str, str], *, executors: int = 2) -
         for executor in made:
             # All know of one another.
             await a_refill(executor, QUEUE).take_census()
-        yield Field(pool, client, made, stack)
+        look = await stack.enter_async_context(asyncpg.create_pool(url, min_size=1, max_size=2))
+        yield Field(look, client, made, stack)
 
 
 async def _serve(stack: AsyncExitStack, executor: Executor, client: Client, tokens: CallerTokens) -> None:
-    executor.bus.use(client)
+    await executor.bus.start(client)
     keeper = StreamKeeper(executor.store, executor.dispatcher, [QUEUE])
     await keeper.check(client)
     keeping = asyncio.create_task(keeper.run(client))

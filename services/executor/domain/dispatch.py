@@ -20,8 +20,9 @@ import structlog
 from prometheus_client import Gauge
 
 from services.executor.domain.flows import Flow, Ready, RoundRobin
-from services.executor.domain.limits import NO_LIMITS, Bucket, ProjectLimits
+from services.executor.domain.limits import NO_LIMITS, ProjectLimits
 from services.executor.domain.model import NodeRef
+from services.executor.domain.rates import Rates
 
 log = structlog.get_logger(__name__)
 
@@ -96,7 +97,7 @@ class Dispatcher:
         self._executors = 1
         self._served: frozenset[str] = frozenset()
         """Queues that have workers; all, when there is no worker at all."""
-        self._buckets: dict[tuple[str, str], Bucket] = {}
+        self._rates = Rates()
         self._taking: dict[str, asyncio.Task[None]] = {}
         """Requests for places under way, by project."""
         self._moved: set[str] = set()
@@ -210,7 +211,7 @@ class Dispatcher:
         for queue, capacity in capacities.items():
             share = -(-capacity // self._executors)
             self._window(queue).capacity = min(max(share, MIN_WINDOW), MAX_WINDOW)
-        self._buckets = {key: bucket for key, bucket in self._buckets.items() if self._is_current(key, bucket)}
+        self._rates.configure(limits, self._executors)
 
     def tick(self) -> None:
         """Some time has passed: let blocked projects try again."""
@@ -318,7 +319,10 @@ class Dispatcher:
     def _next(self, window: Window, flow: Flow, limits: ProjectLimits | None) -> Ready | None:
         """Bring the flow whose turn it is one further."""
         now = self._clock()
-        ready = flow.take(_any_line) if limits is None else flow.take(lambda line: self._delay(flow, line, now) <= 0)
+        if limits is None:
+            ready = flow.take(_any_line)
+        else:
+            ready = flow.take(lambda line: self._rates.delay(flow.project_id, line, now) <= 0)
         if ready is None:
             window.waiting.block(flow)
             self._wake_later(flow, limits or NO_LIMITS, now)
@@ -327,8 +331,8 @@ class Dispatcher:
         self._waiting.discard(ready.ref)
         if _is_short(window, flow):
             self._hungry.set()
-        if limits is not None and (bucket := self._bucket(flow.project_id, ready.type, now)):
-            bucket.take()
+        if limits is not None:
+            self._rates.use(flow.project_id, ready.type, now)
         if limits is None or not limits.needs_places:
             self._publish(window, ready, None)
         else:
@@ -390,34 +394,9 @@ class Dispatcher:
                 window.waiting.unblock(flow)
                 self._pump(window)
 
-    def _bucket(self, project_id: str, node_type: str, now: float) -> Bucket | None:
-        """The executor's share of a rate."""
-        limits = self._limits.get(project_id, NO_LIMITS).node_types.get(node_type)
-        if limits is None or limits.rate is None:
-            return None
-        bucket = self._buckets.get((project_id, node_type))
-        if bucket is None:
-            burst = max(1, limits.burst // self._executors)
-            bucket = self._buckets[project_id, node_type] = Bucket(limits.rate / self._executors, burst, now)
-        return bucket
-
-    def _is_current(self, key: tuple[str, str], bucket: Bucket) -> bool:
-        project_id, node_type = key
-        limits = self._limits.get(project_id, NO_LIMITS).node_types.get(node_type)
-        return (
-            limits is not None
-            and limits.rate is not None
-            and bucket.rate == limits.rate / self._executors
-            and bucket.burst == max(1, limits.burst // self._executors)
-        )
-
-    def _delay(self, flow: Flow, line: str, now: float) -> float:
-        bucket = self._bucket(flow.project_id, line, now) if line else None
-        return bucket.wait(now) if bucket else 0.0
-
     def _wake_later(self, flow: Flow, limits: ProjectLimits, now: float) -> None:
         """Try again when the first of the project's rates has a token."""
-        delays = [self._delay(flow, line, now) for line in limits.node_types]
+        delays = [self._rates.delay(flow.project_id, line, now) for line in limits.node_types]
         if positive := [delay for delay in delays if delay > 0]:
             asyncio.get_running_loop().call_later(min(positive), self._unblock, flow.project_id)
 

@@ -102,23 +102,3 @@ def _lower(one: N | None, other: N | None) -> N | None:
 
 
 _FREE = TypeLimits()
-
-
-class Bucket:
-    """A token bucket: `rate` a second on average, `burst` at once. Time is the caller's."""
-
-    def __init__(self, rate: float, burst: int, now: float) -> None:
-        self.rate = rate
-        self.burst = burst
-        self._tokens = float(burst)
-        self._at = now
-
-    def wait(self, now: float) -> float:
-        """Seconds until there is a token; 0 = now."""
-        self._tokens = min(float(self.burst), self._tokens + (now - self._at) * self.rate)
-        self._at = now
-        return max(0.0, (1.0 - self._tokens) / self.rate)
-
-    def take(self) -> None:
-        """Use a token."""
-        self._tokens -= 1.0

@@ -78,7 +78,7 @@ class ReadyStore(Protocol):
         """About `room` ready rows that are due for a wake-up, shared among projects by weight, each at least one.
 
         None of the projects in `full`; of those in `short` also rows that nobody was woken for yet. Inside a project by
-        priority, then the longest ready. Each is due again after a pause that doubles from 6 s to 60 s.
+        priority, then the longest ready. Each is due again after a pause that doubles from 3 s to 60 s.
         """
         ...
 

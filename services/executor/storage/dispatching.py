@@ -3,14 +3,13 @@
 from collections.abc import Mapping, Sequence
 from uuid import UUID
 
-import asyncpg
-
 from services.executor.domain.admission import Load
 from services.executor.domain.limits import NO_LIMITS, ProjectLimits
 from services.executor.domain.model import NodeRef
 from services.executor.domain.refill import Census, FoundReady
 from services.executor.storage.connections import connection_of
 from services.executor.storage.limits import load_limits
+from services.kit.pool import Pool
 
 EXECUTOR_LEASE_SECONDS = 5.0
 _FIRST = UUID(int=0)
@@ -42,7 +41,7 @@ WITH due AS (
 )
 UPDATE executor.node_executions AS n SET
     publications = least(n.publications + 1, 5),
-    due_at = now() + make_interval(secs => least(3.0 * 2 ^ (n.publications + 1), 60.0))
+    due_at = now() + make_interval(secs => least(3.0 * 2 ^ n.publications, 60.0))
 FROM due
 WHERE n.run_id = due.run_id AND n.node_key = due.node_key AND n.item_path = due.item_path AND n.status = 2
 RETURNING n.run_id, n.node_key, n.item_path, n.project_id, n.type, n.priority,

@@ -14,6 +14,7 @@ from services.executor.domain.flows import Ready
 from services.executor.domain.limits import NO_LIMITS, ProjectLimits, effective, limits_from_json
 from services.executor.domain.model import NodeRef
 from services.executor.storage.connections import connection_of
+from services.kit.pool import Pool
 
 Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
 

@@ -8,6 +8,7 @@ import asyncpg
 from services.executor.domain.turns import LimitsOf
 from services.executor.engine.graph import RunLimits
 from services.executor.storage.connections import connection_of
+from services.kit.pool import Pool
 
 _ANY_PENDING = "SELECT 1 FROM executor.runs WHERE status = 1 AND ($1::uuid IS NULL OR workflow_id = $1) LIMIT 1"
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('executor.turns', 0))"
@@ -42,7 +43,7 @@ ON CONFLICT DO NOTHING
 class PostgresTurnStore:
     """TurnStore on one pool."""
 
-    def __init__(self, pool: asyncpg.Pool) -> None:
+    def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
     async def give_turns(self, workflow_id: UUID | None, limits_of: LimitsOf) -> list[UUID]:

@@ -209,7 +209,6 @@ class StreamKeeper:
         if self._wakeups_lost:
             await self._store.republish_all()
             self._wakeups_lost = False
-            self._give_up()
 
     def _give_up(self) -> None:
         for queue in self._queues:

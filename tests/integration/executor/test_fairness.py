@@ -111,8 +111,9 @@ async def test_what_is_urgent_goes_before_the_rest_of_its_project(two: Field) ->
     await two.add_worker(slots=SLOTS)
     await await_until(partial(all_ended, two), within=60)
     order = [run_id for _, run_id in two.started]
-    assert order.index(urgent) <= two.window + SLOTS
-    assert min(order.index(run_id) for run_id in late) >= len(order) - two.window - SLOTS
+    # Behind what is published when its turn comes, and that comes when one of its executor's wake-ups is claimed.
+    assert order.index(urgent) <= 2 * two.window
+    assert min(order.index(run_id) for run_id in late) >= len(order) - 2 * two.window
 
 
 async def test_chains_of_one_project_let_go_of_a_full_worker_when_another_project_waits(two: Field) -> None:

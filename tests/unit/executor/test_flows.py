@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.executor.domain.flows import Ready, RoundRobin
-from services.executor.domain.limits import Bucket
 from services.executor.domain.model import NodeRef
+from services.executor.domain.rates import Bucket
 
 
 def ready(project: str, place: int, priority: int = 0) -> Ready:
