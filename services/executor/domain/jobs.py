@@ -101,11 +101,11 @@ class Jobs:
         self._committer = committer
         self._lease_seconds = lease_seconds
 
-    async def claim(self, worker_id: str, refs: Sequence[NodeRef], claim_id: str) -> Claimed:
-        """Claim ready node executions. The same `claim_id` again gives the same jobs again."""
-        futures = [self._claim(worker_id, ref, claim_id) for ref in refs]
+    async def claim(self, worker_id: str, wanted: Sequence[tuple[NodeRef, int]], claim_id: str) -> Claimed:
+        """Claim node executions that are ready at an epoch. The same `claim_id` again gives the same jobs again."""
+        futures = [self._claim(worker_id, ref, epoch, claim_id) for ref, epoch in wanted]
         claimed = Claimed([], [])
-        for ref, result in zip(refs, await asyncio.gather(*futures, return_exceptions=True), strict=True):
+        for (ref, _), result in zip(wanted, await asyncio.gather(*futures, return_exceptions=True), strict=True):
             if isinstance(result, Job):
                 claimed.jobs.append(result)
             elif isinstance(result, UnavailableError):
@@ -115,7 +115,7 @@ class Jobs:
                 log.error("claim_failed", run_id=str(ref.run_id), node_key=ref.node_key, error=repr(result))
         return claimed
 
-    def _claim(self, worker_id: str, ref: NodeRef, claim_id: str) -> "asyncio.Future[Job | None]":
+    def _claim(self, worker_id: str, ref: NodeRef, epoch: int, claim_id: str) -> "asyncio.Future[Job | None]":
         def apply(state: RunState) -> Verdict:
             node = state.find(ref.item_path, ref.node_key)
             if node is None or state.is_terminal:
@@ -124,7 +124,7 @@ class Jobs:
             if refusal is not None:
                 decide.refuse(state, node, refusal)
                 return Verdict.STALE
-            return decide.claim(state, node, worker=worker_id, claim_id=claim_id)
+            return decide.claim(state, node, epoch, worker=worker_id, claim_id=claim_id)
 
         def answer(state: RunState, verdict: Verdict) -> Job | None:
             node = state.find(ref.item_path, ref.node_key)
@@ -254,7 +254,7 @@ def _claim_successors(
             size, refusal = _size(node)
             if refusal is None and size <= free_bytes:
                 free_bytes -= size
-                decide.claim(state, node, worker=worker_id, claim_id=claim_id)
+                decide.claim(state, node, node.epoch, worker=worker_id, claim_id=claim_id)
                 taken.append(node)
                 continue
         left.append(node)

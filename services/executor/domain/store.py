@@ -100,8 +100,8 @@ class RunStore(Protocol):
         """At most `limit` of each kind, the longest overdue first."""
         ...
 
-    async def republish(self, limit: int) -> list[tuple[NodeRef, str]]:
-        """Ready node executions whose wake-up seems lost, with their queue (empty = inline); notes that they are woken.
+    async def republish(self, limit: int) -> list[tuple[NodeRef, int, str]]:
+        """Ready node executions whose wake-up seems lost, with epoch and queue (empty = inline); noted as woken.
 
         Each is due again after a pause that doubles from 6 s to 60 s.
         """

@@ -34,8 +34,8 @@ class WakeupBus(Protocol):
         """Workers can be woken, and heard."""
         ...
 
-    def publish(self, ref: NodeRef, queue: str) -> None:
-        """Wake a worker; may be lost."""
+    def publish(self, ref: NodeRef, epoch: int, queue: str) -> None:
+        """Wake a worker for what is ready at this epoch; may be lost."""
         ...
 
 
@@ -106,10 +106,10 @@ class Sweeper:
         ]
         for run_id, limit in overdue.runs:
             futures.append(self._correct_run("run_timeout", run_id, partial(decide.time_out_run, limit=limit)))
-        for ref, queue in await self._store.republish(BATCH) if self._bus.is_connected else ():
+        for ref, epoch, queue in await self._store.republish(BATCH) if self._bus.is_connected else ():
             _SWEPT.labels("republished").inc()
             if queue:
-                self._bus.publish(ref, queue)
+                self._bus.publish(ref, epoch, queue)
             else:
                 futures.append(self._correct_run("inline", ref.run_id, _settle))
         failures = [

@@ -62,11 +62,15 @@ def start(state: RunState) -> None:
     settle(state)
 
 
-def claim(state: RunState, node: NodeState, *, worker: str, claim_id: str) -> Verdict:
-    """Give a ready node execution to a worker, under a new epoch."""
+def claim(state: RunState, node: NodeState, epoch: int, *, worker: str, claim_id: str) -> Verdict:
+    """Give a node execution that is ready at this epoch to a worker, under a new epoch.
+
+    The epoch keeps out a claim that was under way for so long that the node has been run since: its worker has stopped
+    to wait for an answer, and would hold the job without knowing.
+    """
     if node.status is NodeStatus.RUNNING and node.claim_id == claim_id and node.worker == worker:
         return Verdict.REPEATED
-    if node.status is not NodeStatus.READY or not _is_for_workers(state, node):
+    if node.status is not NodeStatus.READY or node.epoch != epoch or not _is_for_workers(state, node):
         return Verdict.STALE
     node.status = NodeStatus.RUNNING
     node.epoch += 1

@@ -70,7 +70,7 @@ FROM (
     WHERE status = 2 AND due_at <= now() ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED
 ) AS due
 WHERE n.run_id = due.run_id AND n.node_key = due.node_key AND n.item_path = due.item_path AND n.status = 2
-RETURNING n.run_id, n.node_key, n.item_path, n.queue
+RETURNING n.run_id, n.node_key, n.item_path, n.epoch, n.queue
 """
 _REPUBLISH_ALL = "UPDATE executor.node_executions SET due_at = now(), publications = 0 WHERE status = 2"
 _NEXT_TIMER = """
@@ -198,11 +198,11 @@ class PostgresRunStore:
             runs=[(ref.run_id, seconds) for kind, ref, seconds in refs if kind == "run"],
         )
 
-    async def republish(self, limit: int) -> list[tuple[NodeRef, str]]:
+    async def republish(self, limit: int) -> list[tuple[NodeRef, int, str]]:
         """See RunStore."""
         async with self._connection() as connection:
             rows = await connection.fetch(_REPUBLISH, limit)
-        return [(NodeRef(row[0], row[1], row[2]), row[3]) for row in rows]
+        return [(NodeRef(row[0], row[1], row[2]), row[3], row[4]) for row in rows]
 
     async def republish_all(self) -> None:
         """See RunStore."""

@@ -54,7 +54,7 @@ class Bus:
         for node in ready:
             if node.spec.kind is not None:
                 ref = NodeRef(state.run_id, node.spec.key, node.path)
-                self.publish(ref, node.spec.kind.queue, traceparent=state.traceparent)
+                self.publish(ref, node.epoch, node.spec.kind.queue, traceparent=state.traceparent)
         ended = state.is_terminal
         self._watchers.notify(state.run_id, ended=ended)
         if state.run_id in self._followed:
@@ -64,9 +64,9 @@ class Bus:
         moved = worker_pb2.RunMoved(last_sequence=sequence, ended=ended)
         self._send(streams.run_subject(run_id, streams.MOVED), moved.SerializeToString())
 
-    def publish(self, ref: NodeRef, queue: str, *, traceparent: str = "") -> None:
+    def publish(self, ref: NodeRef, epoch: int, queue: str, *, traceparent: str = "") -> None:
         """See WakeupBus. The run's trace context travels in the header, as W3C has it for HTTP."""
-        wakeup = worker_pb2.Wakeup(job=ref_to_proto(ref), executor_id=self.executor_id)
+        wakeup = worker_pb2.Wakeup(job=ref_to_proto(ref, epoch), executor_id=self.executor_id)
         headers = {"traceparent": traceparent} if traceparent else None
         self._send(streams.jobs_subject(queue), wakeup.SerializeToString(), headers)
 

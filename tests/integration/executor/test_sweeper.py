@@ -74,7 +74,7 @@ async def test_claims_are_spared_while_workers_cannot_be_heard_and_for_a_lease_a
     for ref in (claimed, ready):
         await executor.start(ref.run_id, version_id)
     await executor.store.renew_lease("w", host="", draining=False, seconds=0.0)
-    await executor.jobs.claim("w", [claimed], "c")
+    await executor.jobs.claim("w", [(claimed, 0)], "c")
     await executor.store.republish_all()
     wakeups = await client.subscribe(streams.jobs_subject(QUEUE))
     await client.flush()

@@ -65,7 +65,7 @@ def test_a_delay_that_is_over_succeeds() -> None:
 def test_a_timer_of_an_earlier_attempt_does_not_cut_the_wait_for_the_next_short() -> None:
     state = started(node("w", "work", retry=RetryPolicy(max_attempts=3)))
     for claim_id in ("first", "second"):
-        decide.claim(state, state.root.nodes[0], worker="w", claim_id=claim_id)
+        decide.claim(state, state.root.nodes[0], state.root.nodes[0].epoch, worker="w", claim_id=claim_id)
         failure = Failure("BUSY", "", retryable=True)
         decide.report_failure(state, state.root.nodes[0], state.root.nodes[0].epoch, failure)
         if claim_id == "first":
@@ -73,3 +73,16 @@ def test_a_timer_of_an_earlier_attempt_does_not_cut_the_wait_for_the_next_short(
             assert decide.wake(state, state.root.nodes[0], first_timer) is Verdict.ACCEPTED
     assert decide.wake(state, state.root.nodes[0], first_timer) is Verdict.STALE
     assert state.root.nodes[0].status is NodeStatus.WAITING
+
+
+def test_a_claim_that_was_under_way_while_the_node_was_run_gets_nothing() -> None:
+    state = started(node("w", "work", retry=RetryPolicy(max_attempts=3)))
+    (work,) = state.root.nodes
+    decide.claim(state, work, 0, worker="w", claim_id="answered at another executor")
+    decide.report_failure(state, work, 1, Failure("BUSY", "", retryable=True))
+    decide.wake(state, work, 1)
+
+    late = decide.claim(state, work, 0, worker="w", claim_id="answered at another executor")
+
+    assert late is Verdict.STALE
+    assert work.status is NodeStatus.READY
