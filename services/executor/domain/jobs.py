@@ -128,7 +128,8 @@ class Jobs:
 
         def answer(state: RunState, verdict: Verdict) -> Job | None:
             node = state.find(ref.item_path, ref.node_key)
-            return None if node is None or verdict is Verdict.STALE else make_job(state, node)
+            is_held = node is not None and node.status is NodeStatus.RUNNING and verdict is not Verdict.STALE
+            return make_job(state, node) if node is not None and is_held else None
 
         return self._committer.submit(ref.run_id, apply, answer)
 
@@ -185,7 +186,9 @@ class Jobs:
 
         def answer(state: RunState, result: tuple[Verdict, list[NodeState]]) -> Reported:
             verdict, successors = result
-            return Reported(verdict, [make_job(state, node) for node in successors])
+            # What came after it in the same commit may have cancelled some.
+            running = [node for node in successors if node.status is NodeStatus.RUNNING]
+            return Reported(verdict, [make_job(state, node) for node in running])
 
         return self._committer.submit(report.ref.run_id, apply, answer)
 
@@ -249,6 +252,8 @@ def _claim_successors(
     left: list[NodeState] = []
     free_bytes = MAX_JOB_BYTES
     for node in state.ready[before:]:
+        if node.status is not NodeStatus.READY:
+            continue  # the scope that it was in has failed in the same transition
         kind = node.spec.kind
         if len(taken) < free_slots and kind is not None and kind.queue in queues:
             size, refusal = _size(node)
