@@ -26,6 +26,7 @@ from services.kit.ids import new_id
 from tests.simulation.loop import Process
 from tests.simulation.network import Client
 from tests.simulation.store import SimulatedStore
+from tests.simulation.trace import Violation
 from tests.simulation.work import KINDS, NODE_TYPES, ObservedRunner
 from tests.simulation.workload import Case
 
@@ -60,7 +61,9 @@ class Workflows:
             raise NotFoundError("There is no such workflow.", reason="WORKFLOW_NOT_FOUND")
         case = self._cases[workflow_id]
         definition = None if case.version_id in known else case.definition
-        return ResolvedVersion(case.version_id, project_id, workflow_id, "w", 1, definition)
+        return ResolvedVersion(
+            case.version_id, project_id, workflow_id, "w", 1, definition, self._world.rng.choice((0.0, 0.0, 2.0))
+        )
 
 
 class _Grants:
@@ -101,6 +104,8 @@ class Program:
         except (NatsError, DomainError) as error:
             self.world.trace.note(f"{self.process.name} did not start: {error!r}")
             self.world.crash(self)
+        except Exception as error:  # noqa: BLE001 - nothing else may keep a process from starting
+            self.world.fail(Violation("no surprises", f"{self.process.name} did not start: {error!r}"))
 
     def terminate(self) -> None:
         """SIGTERM."""
@@ -144,7 +149,7 @@ class Executor(Program):
             watch_everywhere=bus.watch,
             max_run_seconds=3600,
         )
-        bus.use(client)
+        await bus.start(client)
         await keeper.check(client)
         committer.start()
         jobs = Jobs(store, committer, lease_seconds=LEASE_SECONDS)
