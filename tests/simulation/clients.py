@@ -165,6 +165,8 @@ class People:
             result = await make(runs)
         except DomainError as raised:
             error = raised
+        except Exception as raised:  # noqa: BLE001 - nobody is to see such a thing
+            self._world.fail(Violation("no surprises", repr(raised)))
 
         def arrive() -> None:
             if answer.done():

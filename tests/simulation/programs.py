@@ -51,7 +51,7 @@ class Workflows:
         raise NotFoundError("There is no such workflow.", reason="WORKFLOW_NOT_FOUND")
 
     async def resolve(
-        self, project_id: UUID, workflow_id: UUID, selector: VersionSelector, known: list[UUID]
+        self, project_id: UUID, workflow_id: UUID, selector: VersionSelector, known: list[UUID], *, lease: bool
     ) -> ResolvedVersion:
         """See Workflows."""
         await asyncio.sleep(self._world.rng.expovariate(1000.0))
@@ -61,9 +61,8 @@ class Workflows:
             raise NotFoundError("There is no such workflow.", reason="WORKFLOW_NOT_FOUND")
         case = self._cases[workflow_id]
         definition = None if case.version_id in known else case.definition
-        return ResolvedVersion(
-            case.version_id, project_id, workflow_id, "w", 1, definition, self._world.rng.choice((0.0, 0.0, 2.0))
-        )
+        seconds = self._world.rng.choice((0.0, 2.0)) if lease else 0.0
+        return ResolvedVersion(case.version_id, project_id, workflow_id, "w", 1, definition, seconds)
 
 
 class _Grants:
