@@ -92,21 +92,28 @@ class Executor:
         """Queue the start of a run."""
 
         def make() -> RunState:
-            return RunState(
-                run_id=run_id,
-                project_id=str(project_id),
-                workflow_id=str(version.workflow_id),
-                version_id=str(version.id),
-                version_number=1,
-                graph=version.graph,
-                input=orjson.dumps(run_input),
-                priority=priority,
-            )
+            return a_state(run_id, version, run_input, project_id=project_id, priority=priority)
 
         key = concurrency_key(version.graph.limits, orjson.dumps(run_input))
         new = NewRun("w", request_hash=None, started_by=None, timeout_seconds=3600, concurrency_key=key)
         begin = decide.start if key is None else decide.hold
         return self.committer.submit_new(run_id, new, make, begin, lambda _, __: None)
+
+
+def a_state(
+    run_id: UUID, version: Version, run_input: object = None, *, project_id: UUID = PROJECT, priority: int = 0
+) -> RunState:
+    """A new run's state."""
+    return RunState(
+        run_id=run_id,
+        project_id=str(project_id),
+        workflow_id=str(version.workflow_id),
+        version_id=str(version.id),
+        version_number=1,
+        graph=version.graph,
+        input=orjson.dumps(run_input),
+        priority=priority,
+    )
 
 
 @asynccontextmanager

@@ -19,7 +19,7 @@ from services.executor.domain.model import NewRun, RunNotFoundError
 from services.executor.domain.run_states import RunStates
 from services.executor.domain.store import RunStore
 from services.executor.engine.decide import settle
-from services.executor.engine.state import NodeState, RunState
+from services.executor.engine.state import NodeState, NodeStatus, RunState
 from services.kit.errors import UnavailableError
 
 log = structlog.get_logger(__name__)
@@ -277,7 +277,7 @@ class _Lane:
     def _conclude(self, state: RunState, works: list[_Work[Any, Any]], *, moved: bool) -> None:
         if moved:
             state.version += 1
-            ready = tuple(state.ready)
+            ready = tuple(node for node in state.ready if node.status is NodeStatus.READY)
             state.clear_changes()
             self._announcer.announce(state, ready)
         if state.inline and not state.is_terminal:

@@ -44,8 +44,8 @@ class Publisher(Protocol):
         """Workers can be woken."""
         ...
 
-    def publish(self, ref: NodeRef, queue: str, *, traceparent: str = "") -> None:
-        """Wake a worker; may be lost."""
+    def publish(self, ref: NodeRef, epoch: int, queue: str, *, traceparent: str = "") -> None:
+        """Wake a worker for what is ready at this epoch; may be lost."""
         ...
 
 
@@ -341,7 +341,7 @@ class Dispatcher:
 
     def _publish(self, window: Window, ready: Ready, placed_at: float | None) -> None:
         self._note(window, ready, placed_at)
-        self._publisher.publish(ready.ref, ready.queue, traceparent=ready.traceparent)
+        self._publisher.publish(ready.ref, ready.epoch, ready.queue, traceparent=ready.traceparent)
 
     def _note(self, window: Window, ready: Ready, placed_at: float | None) -> None:
         self._sent[ready.ref] = _Sent(ready, self._clock(), placed_at)
@@ -369,7 +369,7 @@ class Dispatcher:
             del self._taking[project_id]
         for ready in wanted:
             if ready.ref in granted:
-                self._publisher.publish(ready.ref, ready.queue, traceparent=ready.traceparent)
+                self._publisher.publish(ready.ref, ready.epoch, ready.queue, traceparent=ready.traceparent)
             else:
                 self._forget(ready.ref)
         for ready in refused:

@@ -17,6 +17,8 @@ class Ready:
     """A node execution that waits for a worker. `since` is when it became ready, by the dispatcher's clock."""
 
     ref: NodeRef
+    epoch: int
+    """At which it is ready."""
     project_id: str
     type: str
     queue: str

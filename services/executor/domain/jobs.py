@@ -105,32 +105,34 @@ class Jobs:
         self._dispatcher = dispatcher
         self._lease_seconds = lease_seconds
 
-    async def claim(self, worker_id: str, refs: Sequence[NodeRef], claim_id: str) -> Claimed:
-        """Claim ready node executions. The same `claim_id` again gives the same jobs again."""
+    async def claim(self, worker_id: str, wanted: Sequence[tuple[NodeRef, int]], claim_id: str) -> Claimed:
+        """Claim node executions that are ready at an epoch. The same `claim_id` again gives the same jobs again."""
         claimed = Claimed([], [])
-        unplaced = await self._claim_all(worker_id, refs, claim_id, self._dispatcher.claimed(refs), claimed)
+        placed = self._dispatcher.claimed([ref for ref, _ in wanted])
+        unplaced = await self._claim_all(worker_id, wanted, claim_id, placed, claimed)
         if unplaced:
             try:
                 placed = await self._dispatcher.take_places(unplaced)
             except UnavailableError:
                 claimed.retry.extend(ready.ref for ready in unplaced)
             else:
-                left = await self._claim_all(worker_id, list(placed), claim_id, placed, claimed)
+                again = [(ready.ref, ready.epoch) for ready in unplaced if ready.ref in placed]
+                left = await self._claim_all(worker_id, again, claim_id, placed, claimed)
                 claimed.retry.extend(ready.ref for ready in left)
         return claimed
 
     async def _claim_all(
         self,
         worker_id: str,
-        refs: Sequence[NodeRef],
+        wanted: Sequence[tuple[NodeRef, int]],
         claim_id: str,
         placed: Mapping[NodeRef, float],
         claimed: Claimed,
     ) -> list[Ready]:
         """Claim, and add to `claimed`; returns those that need a place first."""
-        futures = [self._claim(worker_id, ref, claim_id, placed.get(ref)) for ref in refs]
+        futures = [self._claim(worker_id, ref, epoch, claim_id, placed.get(ref)) for ref, epoch in wanted]
         unplaced: list[Ready] = []
-        for ref, result in zip(refs, await asyncio.gather(*futures, return_exceptions=True), strict=True):
+        for (ref, _), result in zip(wanted, await asyncio.gather(*futures, return_exceptions=True), strict=True):
             if isinstance(result, Job):
                 claimed.jobs.append(result)
             elif isinstance(result, Ready):
@@ -143,7 +145,7 @@ class Jobs:
         return unplaced
 
     def _claim(
-        self, worker_id: str, ref: NodeRef, claim_id: str, placed_at: float | None
+        self, worker_id: str, ref: NodeRef, epoch: int, claim_id: str, placed_at: float | None
     ) -> "asyncio.Future[Job | Ready | None]":
         """`placed_at`: when a place was taken for it. What needs one and has none is answered with what it waits as."""
         is_repeated = False
@@ -163,14 +165,15 @@ class Jobs:
                 state.project_id, node.spec.type, place
             ):
                 queue = node.spec.kind.queue if node.spec.kind else ""
-                return Ready(ref, state.project_id, node.spec.type, queue, state.priority, time.monotonic())
-            return decide.claim(state, node, worker=worker_id, claim_id=claim_id)
+                return Ready(ref, epoch, state.project_id, node.spec.type, queue, state.priority, time.monotonic())
+            return decide.claim(state, node, epoch, worker=worker_id, claim_id=claim_id)
 
         def answer(state: RunState, verdict: Verdict | Ready) -> Job | Ready | None:
             if isinstance(verdict, Ready):
                 return verdict
             node = state.find(ref.item_path, ref.node_key)
-            return None if node is None or verdict is Verdict.STALE else make_job(state, node)
+            is_held = node is not None and node.status is NodeStatus.RUNNING and verdict is not Verdict.STALE
+            return make_job(state, node) if node is not None and is_held else None
 
         return self._committer.submit(ref.run_id, apply, answer)
 
@@ -229,7 +232,9 @@ class Jobs:
 
         def answer(state: RunState, result: tuple[Verdict, list[NodeState]]) -> Reported:
             verdict, successors = result
-            return Reported(verdict, [make_job(state, node) for node in successors])
+            # What came after it in the same commit may have cancelled some.
+            running = [node for node in successors if node.status is NodeStatus.RUNNING]
+            return Reported(verdict, [make_job(state, node) for node in running])
 
         return self._committer.submit(report.ref.run_id, apply, answer)
 
@@ -291,12 +296,14 @@ def _claim_successors(
     left: list[NodeState] = []
     free_bytes = MAX_JOB_BYTES
     for node in state.ready[before:]:
+        if node.status is not NodeStatus.READY:
+            continue  # the scope that it was in has failed in the same transition
         kind = node.spec.kind
         if len(taken) < free_slots and kind is not None and kind.queue in queues:
             size, refusal = _size(node)
             if refusal is None and size <= free_bytes:
                 free_bytes -= size
-                decide.claim(state, node, worker=worker_id, claim_id=claim_id)
+                decide.claim(state, node, node.epoch, worker=worker_id, claim_id=claim_id)
                 taken.append(node)
                 continue
         left.append(node)

@@ -33,6 +33,7 @@ class FoundReady:
     """A ready node execution as its row has it."""
 
     ref: NodeRef
+    epoch: int
     project_id: str
     type: str
     priority: int
@@ -188,7 +189,8 @@ class Refill:
         )
         now = self._clock()
         ready = [
-            Ready(row.ref, row.project_id, row.type, queue, row.priority, now - row.ready_seconds) for row in found
+            Ready(row.ref, row.epoch, row.project_id, row.type, queue, row.priority, now - row.ready_seconds)
+            for row in found
         ]
         self._dispatcher.refill(queue, ready, short)
 

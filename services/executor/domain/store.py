@@ -59,6 +59,8 @@ class Overdue:
     """Timers that are due, of node executions at this epoch."""
     runs: list[tuple[UUID, int]]
     """Runs past their deadline, with their limit in seconds."""
+    unsettled: list[UUID]
+    """Runs that have more to do than one transition did, and nobody goes on."""
 
 
 class RunStore(Protocol):

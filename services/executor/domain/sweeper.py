@@ -114,8 +114,10 @@ class Sweeper:
         ]
         for run_id, limit in overdue.runs:
             futures.append(self._correct_run("run_timeout", run_id, partial(decide.time_out_run, limit=limit)))
+        for run_id in overdue.unsettled:
+            futures.append(self._correct_run("unsettled", run_id, decide.settle_left_over))
         for row in await self._ready.take_ready(INLINE, room=BATCH):
-            futures.append(self._correct_run("inline", row.ref.run_id, _settle))
+            futures.append(self._correct_run("inline", row.ref.run_id, decide.settle_left_over))
         failures = [
             result
             for result in await asyncio.gather(*futures, return_exceptions=True)
@@ -149,10 +151,3 @@ def _at_epoch(
     transition: Callable[[RunState, NodeState, int], Verdict], epoch: int, state: RunState, node: NodeState
 ) -> Verdict:
     return transition(state, node, epoch)
-
-
-def _settle(state: RunState) -> Verdict:
-    if state.is_terminal:
-        return Verdict.STALE
-    decide.settle(state)
-    return Verdict.ACCEPTED

@@ -1,6 +1,6 @@
 """The one statement that writes what a batch of transitions has changed, and the rows that feed it.
 
-Rows travel as JSON, one text for each table: building it costs a tenth of what asyncpg needs for an array per column.
+Rows travel as JSON, one text for each table.
 Whatever users made (inputs, outputs, errors, events) travels beside it as bytes that the database does not look into;
 rows name it by its place in that array, counted from 1.
 """
@@ -16,6 +16,8 @@ from services.executor.engine.state import Failure, NodeState, NodeStatus, RunSt
 
 REPUBLISH_SECONDS = 1.5
 """A ready node execution that nobody claims for so long is published again."""
+CONTINUE_SECONDS = 1.5
+"""A run whose inline nodes are not done is gone on with by the sweep after so long."""
 TIMEOUT_GRACE_SECONDS = 5.0
 """How much longer than the time-out a worker has to report it itself."""
 
@@ -25,29 +27,31 @@ WITH created AS (
     INSERT INTO executor.runs (
         id, project_id, workflow_id, version_id, version_number, workflow_name, status, version, sequence, input,
         output, error, prompt_tokens, completion_tokens, model_calls, request_hash, started_by, traceparent,
-        links, rerun_of, rerun, timeout_seconds, priority, concurrency_key, deadline_at, started_at, finished_at)
+        links, rerun_of, rerun, timeout_seconds, priority, concurrency_key, deadline_at, continue_at, started_at,
+        finished_at)
     SELECT u.id, u.project_id, u.workflow_id, u.version_id, u.version_number, u.workflow_name, u.status, 1, u.sequence,
         ($5::bytea[])[u.input], ($5::bytea[])[u.output], ($5::bytea[])[u.error], u.prompt_tokens, u.completion_tokens,
         u.model_calls, ($5::bytea[])[u.request_hash], u.started_by, u.traceparent, u.links, u.rerun_of,
         ($5::bytea[])[u.rerun], u.timeout_seconds, u.priority, u.concurrency_key,
-        now() + make_interval(secs => u.timeout_seconds),
+        now() + make_interval(secs => u.timeout_seconds), now() + make_interval(secs => u.continue_in),
         CASE WHEN u.status >= 2 THEN now() END, CASE WHEN u.status >= 4 THEN now() END
     FROM json_to_recordset($1::json) AS u (
         id uuid, project_id uuid, workflow_id uuid, version_id uuid, version_number int, workflow_name text,
         status smallint, sequence bigint, input int, output int, error int, prompt_tokens bigint,
         completion_tokens bigint, model_calls int, request_hash int, started_by uuid, traceparent text, links jsonb,
-        rerun_of uuid, rerun int, timeout_seconds int, priority smallint, concurrency_key text)
+        rerun_of uuid, rerun int, timeout_seconds int, priority smallint, concurrency_key text, continue_in float8)
     ON CONFLICT (id) DO NOTHING
     RETURNING id, status
 ), moved AS (
     UPDATE executor.runs AS r SET
         version = r.version + 1, status = u.status, sequence = u.sequence, output = ($5::bytea[])[u.output],
         error = ($5::bytea[])[u.error], prompt_tokens = u.prompt_tokens, completion_tokens = u.completion_tokens,
-        model_calls = u.model_calls, started_at = coalesce(r.started_at, CASE WHEN u.status >= 2 THEN now() END),
+        model_calls = u.model_calls, continue_at = now() + make_interval(secs => u.continue_in),
+        started_at = coalesce(r.started_at, CASE WHEN u.status >= 2 THEN now() END),
         finished_at = CASE WHEN u.status >= 4 THEN now() END
     FROM json_to_recordset($2::json) AS u (
         id uuid, version bigint, status smallint, sequence bigint, output int, error int, prompt_tokens bigint,
-        completion_tokens bigint, model_calls int)
+        completion_tokens bigint, model_calls int, continue_in float8)
     WHERE r.id = u.id AND r.version = u.version
     RETURNING r.id, r.status
 ), written AS (
@@ -161,6 +165,7 @@ def _created_row(state: RunState, new: NewRun, blobs: _Blobs) -> dict[str, Any]:
         "rerun_of": _text(new.rerun_of),
         "rerun": blobs.add(new.rerun),
         "timeout_seconds": new.timeout_seconds,
+        "continue_in": _continue_in(state),
         "priority": state.priority,
         "concurrency_key": new.concurrency_key,
     }
@@ -170,6 +175,7 @@ def _moved_row(state: RunState, blobs: _Blobs) -> dict[str, Any]:
     return {
         "id": state.run_text,
         "version": state.version,
+        "continue_in": _continue_in(state),
         "status": state.status,
         "sequence": state.sequence,
         "output": blobs.add(state.output),
@@ -209,6 +215,11 @@ def _node_row(state: RunState, node: NodeState, blobs: _Blobs) -> dict[str, Any]
         # What the backlog is read by; no other rows are.
         row["project_id"], row["priority"] = state.project_id, state.priority
     return row
+
+
+def _continue_in(state: RunState) -> float | None:
+    """When somebody else goes on with what this transition has left to do, if this executor is gone before it does."""
+    return CONTINUE_SECONDS if state.inline else None
 
 
 def _due_in(node: NodeState) -> float | None:

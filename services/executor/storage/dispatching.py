@@ -44,7 +44,7 @@ UPDATE executor.node_executions AS n SET
     due_at = now() + make_interval(secs => least(3.0 * 2 ^ n.publications, 60.0))
 FROM due
 WHERE n.run_id = due.run_id AND n.node_key = due.node_key AND n.item_path = due.item_path AND n.status = 2
-RETURNING n.run_id, n.node_key, n.item_path, n.project_id, n.type, n.priority,
+RETURNING n.run_id, n.node_key, n.item_path, n.epoch, n.project_id, n.type, n.priority,
     extract(epoch FROM now() - n.queued_at)::float8 AS ready_seconds
 """
 # Rows of an executor from before the column was.
@@ -109,6 +109,7 @@ class PostgresReadyStore:
         return [
             FoundReady(
                 NodeRef(row["run_id"], row["node_key"], row["item_path"]),
+                row["epoch"],
                 str(row["project_id"]),
                 row["type"],
                 row["priority"],

@@ -61,6 +61,9 @@ UNION ALL
 UNION ALL
 (SELECT 'run', id, '', '', timeout_seconds FROM executor.runs
  WHERE status < 4 AND deadline_at < now() ORDER BY deadline_at LIMIT $1)
+UNION ALL
+(SELECT 'unsettled', id, '', '', 0 FROM executor.runs
+ WHERE continue_at <= now() ORDER BY continue_at LIMIT $1)
 """
 _REPUBLISH_ALL = """
 UPDATE executor.node_executions SET due_at = now(), publications = 0 WHERE status = 2 AND due_at > now()
@@ -197,6 +200,7 @@ class PostgresRunStore:
             timed_out=[(ref, epoch) for kind, ref, epoch in refs if kind == "timed_out"],
             waiting=[(ref, epoch) for kind, ref, epoch in refs if kind == "waiting"],
             runs=[(ref.run_id, seconds) for kind, ref, seconds in refs if kind == "run"],
+            unsettled=[ref.run_id for kind, ref, _ in refs if kind == "unsettled"],
         )
 
     async def republish_all(self) -> None:

@@ -74,10 +74,12 @@ runs = Table(
     Column("concurrency_key", Text),  # of a run whose workflow runs only so often at a time; null = starts at once
     Column("created_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.now()),
     _time("deadline_at", nullable=False),
+    _time("continue_at"),  # set while inline nodes or containers have more to do than one transition does
     _time("started_at"),
     _time("finished_at"),
     Index("runs_project_id_created_at_idx", "project_id", "created_at", "id"),
     Index("runs_workflow_id_created_at_idx", "workflow_id", "created_at", "id"),
+    Index("runs_continue_at_idx", "continue_at", postgresql_where=text("continue_at IS NOT NULL")),
     Index("runs_deadline_at_idx", "deadline_at", postgresql_where=text("status < 4")),
     Index("runs_open_idx", "project_id", postgresql_where=text("status < 4")),
     Index("runs_pending_idx", "workflow_id", "concurrency_key", "created_at", postgresql_where=text("status = 1")),

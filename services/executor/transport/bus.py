@@ -73,6 +73,7 @@ class Bus:
                     dispatcher.offer(
                         Ready(
                             NodeRef(state.run_id, node.spec.key, node.path),
+                            node.epoch,
                             state.project_id,
                             node.spec.type,
                             node.spec.kind.queue,
@@ -106,9 +107,9 @@ class Bus:
             return None
         return (info.num_pending or 0) + (info.num_ack_pending or 0)
 
-    def publish(self, ref: NodeRef, queue: str, *, traceparent: str = "") -> None:
+    def publish(self, ref: NodeRef, epoch: int, queue: str, *, traceparent: str = "") -> None:
         """See Publisher. The run's trace context travels in the header, as W3C has it for HTTP."""
-        wakeup = worker_pb2.Wakeup(job=ref_to_proto(ref), executor_id=self.executor_id)
+        wakeup = worker_pb2.Wakeup(job=ref_to_proto(ref, epoch), executor_id=self.executor_id)
         headers = {"traceparent": traceparent} if traceparent else None
         self._send(streams.jobs_subject(queue), wakeup.SerializeToString(), headers)
 

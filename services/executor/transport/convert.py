@@ -172,9 +172,9 @@ def ref_from_proto(ref: worker_pb2.JobRef) -> NodeRef:
     return NodeRef(UUID(ref.run_id), ref.node_key, ref.item_path)
 
 
-def ref_to_proto(ref: NodeRef) -> worker_pb2.JobRef:
-    """The name of a node execution."""
-    return worker_pb2.JobRef(run_id=str(ref.run_id), node_key=ref.node_key, item_path=ref.item_path)
+def ref_to_proto(ref: NodeRef, epoch: int = 0) -> worker_pb2.JobRef:
+    """The name of a node execution; in wake-ups with the epoch at which it is ready."""
+    return worker_pb2.JobRef(run_id=str(ref.run_id), node_key=ref.node_key, item_path=ref.item_path, epoch=epoch)
 
 
 def job_to_proto(job: Job, *, grant: str, executor_id: str) -> worker_pb2.Job:

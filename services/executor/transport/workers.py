@@ -102,8 +102,8 @@ class WorkerTransport:
 
     async def _claim(self, data: bytes) -> bytes:
         request = pb.ClaimRequest.FromString(data)
-        refs = [ref_from_proto(ref) for ref in request.jobs]
-        claimed = await self._jobs.claim(request.worker_id, refs, request.claim_id)
+        wanted = [(ref_from_proto(ref), ref.epoch) for ref in request.jobs]
+        claimed = await self._jobs.claim(request.worker_id, wanted, request.claim_id)
         response = pb.ClaimResponse(retry=[ref_to_proto(ref) for ref in claimed.retry])
         size = 0
         for job in claimed.jobs:

@@ -97,7 +97,7 @@ async def test_tokens_come_between_the_start_of_their_node_and_its_end(
 ) -> None:
     ref = NodeRef(new_id(), "a")
     await executor.start(ref.run_id, await a_version(executor, {"key": "a"}))
-    await executor.jobs.claim("w", [ref], "c")
+    await executor.jobs.claim("w", [(ref, 0)], "c")
     stream = runs_of(executor).follow(PROJECT, ref.run_id, 0)
     admin = await asyncpg.connect(databases.url_with(postgres_server, database=urlsplit(url).path[1:]))
 

@@ -15,7 +15,7 @@ from services.executor.domain.rates import Bucket
 
 
 def ready(project: str, place: int, priority: int = 0) -> Ready:
-    return Ready(NodeRef(UUID(int=place), "a"), project, "noop", "q", priority, float(place))
+    return Ready(NodeRef(UUID(int=place), "a"), 0, project, "noop", "q", priority, float(place))
 
 
 def fill(flows: RoundRobin, project: str, count: int, weight: int = 1) -> None:
