@@ -10,12 +10,14 @@ import structlog
 from headrace.executor.v1.executor_service_pb2_grpc import add_ExecutorServiceServicer_to_server
 
 from services.executor.domain.admission import Admission
+from services.executor.domain.answers import Answers
 from services.executor.domain.committer import Committer
 from services.executor.domain.dispatch import Dispatcher
 from services.executor.domain.housekeeping import Housekeeper
 from services.executor.domain.jobs import Jobs
 from services.executor.domain.limit_settings import LimitSettings
 from services.executor.domain.refill import Refill
+from services.executor.domain.resume_tokens import ResumeTokens
 from services.executor.domain.run_states import RunStates
 from services.executor.domain.runs import Runs
 from services.executor.domain.sweeper import Sweeper
@@ -55,7 +57,8 @@ log = structlog.get_logger(__name__)
 async def serve(stack: AsyncExitStack) -> None:
     """Build the executor from the environment and start it; the stack stops it in reverse."""
     settings, peers = Settings(), PeerSettings()
-    tokens = CallerTokens(decode_key(InternalKeySettings().internal_key))
+    key = decode_key(InternalKeySettings().internal_key)
+    tokens = CallerTokens(key)
     serve_metrics(settings.metrics_listen)
     executor_id = str(new_id())
     node_types = catalogue()
@@ -92,7 +95,9 @@ async def serve(stack: AsyncExitStack) -> None:
         max_run_seconds=settings.max_run_seconds,
     )
     limit_settings = LimitSettings(limits, _of_workers(kinds))
-    add_ExecutorServiceServicer_to_server(ExecutorServicer(runs, store, limit_settings, node_types), server.server)
+    answers = Answers(store, committer, ResumeTokens(key))
+    servicer = ExecutorServicer(runs, answers, store, limit_settings, node_types)
+    add_ExecutorServiceServicer_to_server(servicer, server.server)
     add_table_service(server.server, PostgresProjectTableStore(engine))
     await server.start()
 

@@ -124,6 +124,8 @@ def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
     else:
         operation["security"] = [{"accessToken": []}, {"apiKey": []}]
         statuses |= {401, 403, 404}
+    if path == "/api/v1/events/{token}":
+        statuses |= {404, 409}
     if path in _LOGIN_PATHS:
         statuses |= {401, 409}
     if "requestBody" in operation:

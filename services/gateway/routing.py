@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Message
 
+from services.gateway.guesses import Guesses
 from services.gateway.problems import RequestError
 from services.kit import strict_json
 from services.kit.errors import DomainError, InternalError, InvalidArgumentError, Violation
@@ -35,6 +36,7 @@ PUBLIC = frozenset(
         ("POST", "/api/v1/auth/login"),
         ("POST", "/api/v1/auth/refresh"),
         ("POST", "/api/v1/auth/logout"),
+        ("POST", "/api/v1/events/{token}"),
         ("GET", "/.well-known/jwks.json"),
         ("GET", "/healthz"),
         ("GET", "/readyz"),
@@ -43,7 +45,7 @@ PUBLIC = frozenset(
         ("GET", "/docs/{name}"),
     }
 )
-"""All that is answered without a credential. The auth routes bear proof of their own: a password or a refresh token."""
+"""All that is answered without a credential. The auth routes and events bear proof of their own: a password or a token."""
 
 LARGE_BODY = {"x-body-limit": "large"}
 """`openapi_extra` of routes whose bodies hold definitions or records."""
@@ -74,6 +76,7 @@ class Gateway:
     clients: "Clients"
     identity: "Identity"
     keys: "KeySet"
+    guesses: Guesses = field(default_factory=Guesses)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the process is told to stop: event streams end, their clients go on elsewhere."""
 

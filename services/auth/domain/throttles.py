@@ -7,12 +7,12 @@ table holds no addresses and no e-mails.
 """
 
 import hmac
-import ipaddress
 import math
 from uuid import UUID
 
 from services.auth.domain.model import Throttle
 from services.kit.errors import ResourceExhaustedError
+from services.kit.networks import network_of
 
 
 class Throttles:
@@ -23,7 +23,7 @@ class Throttles:
 
     def of_login(self, email: str, client_address: str) -> list[Throttle]:
         """What a login with this e-mail (normalised, known or not) from this address ("" = unknown) counts against."""
-        network = _network(client_address)
+        network = network_of(client_address)
         throttles = [
             Throttle(self._name("pair", email, network), interval_seconds=10, burst=10, forgiven_on_success=True),
             Throttle(self._name("account", email), interval_seconds=5, burst=50),
@@ -48,16 +48,3 @@ def refuse_if_throttled(wait_seconds: float) -> None:
             reason="TOO_MANY_ATTEMPTS",
             retry_after=wait_seconds,
         )
-
-
-def _network(address: str) -> str:
-    """An IPv4 address, or the /64 of an IPv6 one, as whoever has one address there has them all."""
-    try:
-        parsed = ipaddress.ip_address(address.strip())
-    except ValueError:
-        return address[:64]
-    if isinstance(parsed, ipaddress.IPv6Address):
-        if parsed.ipv4_mapped:
-            return str(parsed.ipv4_mapped)
-        return str(ipaddress.IPv6Network((int(parsed), 64), strict=False))
-    return str(parsed)

@@ -66,7 +66,9 @@ class AttemptFailure:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Handed back untouched."""
+    """Handed back; `started` = its handler had begun."""
+
+    started: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,7 +274,7 @@ def _decide(state: RunState, node: NodeState, report: Report) -> Verdict:
             retry_after=outcome.retry_after,
             shown_input=report.shown_input,
         )
-    return decide.release(state, node, report.epoch)
+    return decide.release(state, node, report.epoch, started=outcome.started)
 
 
 def _verdict_of_ended(node: NodeState | None, epoch: int) -> Verdict:

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from services.executor.engine.graph import Graph
 from services.executor.engine.state import Failure, NodeStatus, RunStatus, Usage
-from services.kit.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
+from services.kit.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, PermissionDeniedError
 
 
 class RunNotFoundError(NotFoundError):
@@ -66,6 +66,47 @@ class NodeRef:
     run_id: UUID
     node_key: str
     item_path: str = ""
+
+    @property
+    def place(self) -> str:
+        """The name within the run, as people write it."""
+        return f"{self.item_path}/{self.node_key}" if self.item_path else self.node_key
+
+
+class NodeNotFoundError(NotFoundError):
+    """The run has no such node execution, or not yet."""
+
+    reason = "NODE_NOT_FOUND"
+
+    def __init__(self, ref: NodeRef) -> None:
+        super().__init__(f"The run has no node execution {ref.place[:200]!r}, or not yet.")
+
+
+class NodeNotWaitingError(FailedPreconditionError):
+    """A node execution does not wait for an answer: not yet, or not any more."""
+
+    reason = "NODE_NOT_WAITING"
+
+    def __init__(self, ref: NodeRef) -> None:
+        super().__init__(f"The node execution {ref.place[:200]!r} waits for no answer, or has one already.")
+
+
+class NotAnApproverError(PermissionDeniedError):
+    """The node's `approvers` do not include who answers."""
+
+    reason = "NOT_AN_APPROVER"
+
+    def __init__(self, node_key: str) -> None:
+        super().__init__(f"Only those whom the node {node_key!r} names as `approvers` may answer it.")
+
+
+class EventNotFoundError(NotFoundError):
+    """A token that nobody made, or of what is not there any more."""
+
+    reason = "EVENT_NOT_FOUND"
+
+    def __init__(self) -> None:
+        super().__init__("Nothing waits for this event. Check the address.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +208,8 @@ class NodeExecutionView:
     queued_at: datetime | None
     started_at: datetime | None
     finished_at: datetime | None
+    wait_epoch: int | None = None
+    """Set while it waits for an answer that may come by token."""
 
 
 @dataclass(frozen=True, slots=True)

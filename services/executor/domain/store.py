@@ -51,8 +51,8 @@ class StoredRun:
 class Overdue:
     """Node executions and runs that need someone: found by the sweep, each to be put right by a guarded transition."""
 
-    lost: list[tuple[NodeRef, int]]
-    """Running at this epoch on a worker whose lease has ended."""
+    lost: list[tuple[NodeRef, int, int]]
+    """Running at this epoch on a worker whose lease has ended, with the number of its other jobs."""
     timed_out: list[tuple[NodeRef, int]]
     """Running at this epoch past their time-out."""
     waiting: list[tuple[NodeRef, int]]

@@ -103,7 +103,10 @@ class Sweeper:
         futures: list[asyncio.Future[None]] = []
         if asyncio.get_running_loop().time() >= self._spare_workers_until:
             futures += [
-                self._correct("lost", ref, partial(_at_epoch, decide.lose_worker, epoch)) for ref, epoch in overdue.lost
+                self._correct(
+                    "lost", ref, partial(_at_epoch, partial(decide.lose_worker, neighbours=neighbours), epoch)
+                )
+                for ref, epoch, neighbours in overdue.lost
             ]
         futures += [
             self._correct("timed_out", ref, partial(_at_epoch, decide.time_out_node, epoch))

@@ -15,7 +15,8 @@ from typing import Any, Protocol
 
 import orjson
 
-from services.executor.engine.inline import Done, truth
+from services.executor.engine.inline import truth
+from services.executor.engine.outcomes import Done
 from services.executor.engine.state import Failure, Linked, NodeState, RunState, Scope
 from services.executor.engine.variables import variables_for
 from services.kit.expressions import ExpressionError, References

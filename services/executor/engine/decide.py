@@ -20,9 +20,10 @@ from typing import Any
 
 import orjson
 
-from services.executor.engine import containers
+from services.executor.engine import containers, waits
 from services.executor.engine.graph import ERROR, OUT, RetryPolicy
-from services.executor.engine.inline import Done, Outcome, Wait, evaluate
+from services.executor.engine.inline import evaluate
+from services.executor.engine.outcomes import Done, Wait
 from services.executor.engine.state import (
     NODE_TERMINAL,
     Failure,
@@ -35,12 +36,16 @@ from services.executor.engine.state import (
     Usage,
     edge_is_live,
 )
+from services.executor.engine.waits import Answer
+from services.kit.errors import Violation
 from services.kit.expressions import ExpressionError, compile_expression
 
 MAX_CLAIMS = 5
 """Claims without a result after which a node is parked: it kills its workers."""
 INLINE_BUDGET = 200
 """Inline nodes and steps of containers in one transition; the rest follow in the next: no run holds up the others."""
+_UNKNOWN_OUTCOMES = frozenset({"TIMEOUT", "HANDLER_FAILED"})
+"""What workers report of attempts that they have cut off, or that broke where no handler expected it."""
 MAX_EVENT_OUTPUT_BYTES = 4096
 """Larger outputs are left out of events; the node execution has them."""
 
@@ -133,45 +138,70 @@ def report_failure(
     if verdict is Verdict.ACCEPTED:
         if shown_input is not None:
             node.input = shown_input
-        _fail_attempt(state, node, failure, retry_after)
+        if node.spec.at_most_once and failure.reason in _UNKNOWN_OUTCOMES:
+            _park(state, node, failure.message)
+        else:
+            _fail_attempt(state, node, failure, retry_after)
         settle(state)
     return verdict
 
 
-def release(state: RunState, node: NodeState, epoch: int) -> Verdict:
-    """Take back a job that its worker did not run; it costs no attempt."""
+def release(state: RunState, node: NodeState, epoch: int, *, started: bool = False) -> Verdict:
+    """Take back a job that its worker does not finish; it costs no attempt. `started`: the handler had begun."""
     verdict = _reported(node, epoch)
     if verdict is Verdict.ACCEPTED:
-        node.claims -= 1
-        _take_away(state, node)
+        if started and node.spec.at_most_once:
+            _park(state, node, "Its worker was told to stop while it ran.")
+        else:
+            node.claims -= 1
+            _take_away(state, node)
+        settle(state)
     return verdict
 
 
-def lose_worker(state: RunState, node: NodeState, epoch: int) -> Verdict:
-    """Take a job away from a worker whose lease has ended, or park it when it has cost too many workers."""
+def lose_worker(state: RunState, node: NodeState, epoch: int, *, neighbours: int | None = None) -> Verdict:
+    """Take a job away from a worker whose lease has ended, or give it up when it has cost too many workers.
+
+    `neighbours` is how many other jobs the worker held, if that is known.
+    """
     verdict = _reported(node, epoch)
     if verdict is Verdict.ACCEPTED:
-        if node.claims < MAX_CLAIMS:
+        if node.spec.at_most_once:
+            _park(state, node, "Its worker was lost while it ran.")
+        elif node.claims < MAX_CLAIMS:
             _take_away(state, node)
         else:
             node.epoch += 1
-            key = node.spec.key
-            message = (
-                f"Node {key!r} was given to {MAX_CLAIMS} workers and each was gone before it had a result. "
-                "It probably kills them, by its memory or by crashing: see the workers' logs."
-            )
-            _fail_for_good(state, node, Failure("WORKER_LOST", message, key, item_path=node.path))
-            settle(state)
+            _fail_for_good(state, node, _worker_lost(node, neighbours))
+        settle(state)
     return verdict
+
+
+def _worker_lost(node: NodeState, neighbours: int | None) -> Failure:
+    key = node.spec.key
+    blame = "It probably kills them, by its memory or by crashing: see the workers' logs."
+    if neighbours == 0:
+        blame = "It was the last worker's only job, so it kills them, by its memory or by crashing: see their logs."
+    elif neighbours:
+        blame = (
+            f"The last of them held {neighbours} other job{'s' * (neighbours > 1)}: one of them kills the workers, by "
+            "its memory or by crashing: see their logs. Go again over the run when it is found."
+        )
+    message = f"Node {key!r} was given to {MAX_CLAIMS} workers and each was gone before it had a result. {blame}"
+    details = None if neighbours is None else {"neighbours": neighbours}
+    return Failure("WORKER_LOST", message, key, item_path=node.path, details=details)
 
 
 def time_out_node(state: RunState, node: NodeState, epoch: int) -> Verdict:
     """End an attempt that has not kept to the node's time-out, though its worker is alive, or it is a container."""
     if node.epoch != epoch or node.status is not NodeStatus.RUNNING:
         return Verdict.STALE
-    node.epoch += 1
-    _let_go(state, node)
-    _fail_attempt(state, node, node_timeout_failure(node), None)
+    if node.spec.at_most_once and not node.is_inline:
+        _park(state, node, f"It had no result within its time-out of {node.spec.timeout_seconds:g} s.")
+    else:
+        node.epoch += 1
+        _let_go(state, node)
+        _fail_attempt(state, node, node_timeout_failure(node), None)
     settle(state)
     return Verdict.ACCEPTED
 
@@ -187,11 +217,17 @@ def node_timeout_failure(node: NodeState) -> Failure:
 
 
 def wake(state: RunState, node: NodeState, epoch: int) -> Verdict:
-    """Go on after a timer: a delay is over, or the wait before another attempt."""
+    """Go on after a timer: a delay is over, the wait before another attempt, or the time for an answer."""
     if node.status is not NodeStatus.WAITING or node.epoch != epoch:
         return Verdict.STALE
     state.active_nodes += 1
-    if node.is_inline and node.error is None:
+    if waits.waits_for_answer(node):
+        outcome = waits.time_out(node)
+        if isinstance(outcome, Failure):
+            _fail_attempt(state, node, outcome, None)
+        else:
+            _finish(state, node, NodeStatus.SUCCEEDED, output=outcome.output, port=outcome.port)
+    elif node.is_inline and node.error is None:
         _finish(state, node, NodeStatus.SUCCEEDED, output=b"{}", port=OUT)
     else:
         node.status = NodeStatus.READY
@@ -200,6 +236,51 @@ def wake(state: RunState, node: NodeState, epoch: int) -> Verdict:
         _touch(state, node)
     settle(state)
     return Verdict.ACCEPTED
+
+
+def resume(state: RunState, node: NodeState, answer: Answer) -> Verdict | tuple[Violation, ...]:
+    """Take an answer to a node execution that waits for one, or all that is wrong with it; the first answer counts."""
+    if waits.is_parked(node):
+        return _resume_parked(state, node, answer)
+    if not waits.waits_for_answer(node):
+        return Verdict.STALE
+    accepted = waits.accept(node, answer)
+    if not isinstance(accepted, Done):
+        return accepted
+    _note_answer(state, node, answer)
+    state.active_nodes += 1
+    _finish(state, node, NodeStatus.SUCCEEDED, output=accepted.output, port=accepted.port)
+    settle(state)
+    return Verdict.ACCEPTED
+
+
+def _resume_parked(state: RunState, node: NodeState, answer: Answer) -> Verdict | tuple[Violation, ...]:
+    """Take a person's word for what became of an attempt, or have another one made."""
+    violations = waits.check_verdict(answer)
+    if violations:
+        return violations
+    _note_answer(state, node, answer)
+    state.active_nodes += 1
+    node.claims = 0
+    if answer.decision == "retry":
+        node.status = NodeStatus.READY
+        node.epoch += 1
+        node.worker = node.claim_id = ""
+        _queue(state, node)
+        _touch(state, node)
+    elif answer.decision == "succeed":
+        _finish(state, node, NodeStatus.SUCCEEDED, output=answer.data, port=OUT)
+    else:
+        node.failures += 1
+        _fail_for_good(state, node, node.error or waits.unknown(node, ""))
+    settle(state)
+    return Verdict.ACCEPTED
+
+
+def _note_answer(state: RunState, node: NodeState, answer: Answer) -> None:
+    node.answer = answer.request
+    data = {"decision": answer.decision} if answer.decision else {}
+    state.emit("node.resumed", node, by=answer.by.user_id if answer.by else None, **data)
 
 
 def cancel(state: RunState) -> Verdict:
@@ -262,12 +343,16 @@ def _evaluate(state: RunState, node: NodeState) -> None:
     if containers.is_container(node):
         _begin_container(state, node)
         return
-    outcome: Outcome = evaluate(state, node)
+    asks = node.spec.type in (waits.APPROVAL, waits.EVENT)
+    outcome = waits.begin(state, node) if asks else evaluate(state, node)
     if isinstance(outcome, Done):
         _finish(state, node, NodeStatus.SUCCEEDED, output=outcome.output, port=outcome.port)
     elif isinstance(outcome, Wait):
         # What an inline node waits for is told by its error: another attempt with one, the end of a delay without.
         node.error = None
+        if outcome.asked is not None:
+            node.input = outcome.asked
+            node.epoch += 1
         _wait(state, node, outcome)
     else:
         _fail_attempt(state, node, outcome, None)
@@ -467,8 +552,23 @@ def _wait(state: RunState, node: NodeState, wait: Wait, event: str = "node.waiti
     node.due_in, node.due_at = wait.seconds, wait.until
     state.active_nodes -= 1
     _touch(state, node)
-    until = {"until": wait.until} if wait.until else {"seconds": round(wait.seconds or 0.0, 3)}
+    until: dict[str, object] = {}
+    if wait.until is not None:
+        until["until"] = wait.until
+    elif wait.seconds is not None:
+        until["seconds"] = round(wait.seconds, 3)
     state.emit(event, node, **data, **until)
+
+
+def _park(state: RunState, node: NodeState, cause: str) -> None:
+    """Have an attempt whose outcome nobody knows wait for a person; no timer ends it."""
+    node.status = NodeStatus.WAITING
+    node.epoch += 1
+    node.due_in = node.due_at = None
+    node.error = waits.unknown(node, cause)
+    state.active_nodes -= 1
+    _touch(state, node)
+    state.emit("node.unknown", node, error=node.error.as_json(), attempt=node.failures + 1)
 
 
 def _take_away(state: RunState, node: NodeState) -> None:

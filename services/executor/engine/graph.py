@@ -56,6 +56,7 @@ class Node:
         timeout: float | None,
         continue_on_error: bool,
         join_any: bool,
+        at_most_once: bool = False,
     ) -> None:
         self.key = key
         self.type = type
@@ -66,6 +67,8 @@ class Node:
         """Seconds for one attempt; None = the type's default."""
         self.continue_on_error = continue_on_error
         self.join_any = join_any
+        self.at_most_once = at_most_once
+        """When nobody knows whether an attempt has acted, a person decides."""
         self.kind: NodeKind | None = None
         """None when the type is not served any more."""
         self.body: Graph | None = None
@@ -225,4 +228,5 @@ def _node_from_json(node: Mapping[str, Any]) -> Node:
         timeout=node.get("timeout_seconds"),
         continue_on_error=node.get("on_error") == "continue",
         join_any=node.get("join") == "any",
+        at_most_once=node.get("delivery") == "at_most_once",
     )

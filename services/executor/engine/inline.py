@@ -4,13 +4,13 @@
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import orjson
 
-from services.executor.engine.graph import OUT, Node
+from services.executor.engine.graph import Node
+from services.executor.engine.outcomes import Done, Outcome, Wait
 from services.executor.engine.state import Failure, NodeState, RunState
 from services.executor.engine.variables import variables_for
 from services.kit.expressions import ExpressionError, compile_expression
@@ -19,25 +19,6 @@ from services.kit.templates import TemplateErrors
 MAX_DELAY_SECONDS = 366 * 24 * 3600.0
 MAX_OUTPUT_BYTES = 1024 * 1024
 """Largest output of a node, inline or not."""
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """The node has its output."""
-
-    output: bytes
-    port: str = OUT
-
-
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """The node goes on after `seconds`, or at the RFC 3339 time `until`."""
-
-    seconds: float | None = None
-    until: str | None = None
-
-
-Outcome = Done | Wait | Failure
 
 
 def evaluate(state: RunState, execution: NodeState) -> Outcome:

@@ -118,6 +118,8 @@ class NodeRow:
     usage: Usage = NO_USAGE
     handler_seconds: float | None = None
     """Time that the handler took in the last attempt, by the worker's clock; shown only."""
+    answer: str = ""
+    """What the request is known by that answered its last wait."""
 
 
 class NodeState(NodeRow):

@@ -20,12 +20,14 @@ from services.executor.handlers.inline_types import CONDITION, DELAY, OUTPUT, SW
 from services.executor.handlers.llm_call import LLM_CALL
 from services.executor.handlers.noop import NOOP
 from services.executor.handlers.vector_upsert import VECTOR_UPSERT
+from services.executor.handlers.waiting_types import APPROVAL, WAIT_FOR_EVENT
 
 log = structlog.get_logger(__name__)
 
 ENTRY_POINT_GROUP = "headrace.node_types"
 
 NODE_TYPES: Mapping[str, NodeType] = {
+    "approval": APPROVAL,
     "condition": CONDITION,
     "db_query": DB_QUERY,
     "db_write": DB_WRITE,
@@ -42,6 +44,7 @@ NODE_TYPES: Mapping[str, NodeType] = {
     "switch": SWITCH,
     "transform": TRANSFORM,
     "vector_upsert": VECTOR_UPSERT,
+    "wait_for_event": WAIT_FOR_EVENT,
 }
 
 

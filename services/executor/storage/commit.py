@@ -59,11 +59,11 @@ WITH created AS (
 ), nodes AS (
     INSERT INTO executor.node_executions AS n (
         run_id, node_key, item_path, type, queue, status, epoch, failures, claims, publications, worker, claim_id, port,
-        input, output, error, prompt_tokens, completion_tokens, model_calls, handler_seconds, project_id, priority,
-        due_at, queued_at, started_at, finished_at)
+        input, output, error, prompt_tokens, completion_tokens, model_calls, handler_seconds, answer, project_id,
+        priority, due_at, queued_at, started_at, finished_at)
     SELECT u.run_id, u.node_key, u.item_path, u.type, u.queue, u.status, u.epoch, u.failures, u.claims, 0, u.worker,
         u.claim_id, u.port, ($5::bytea[])[u.input], ($5::bytea[])[u.output], ($5::bytea[])[u.error], u.prompt_tokens,
-        u.completion_tokens, u.model_calls, u.handler_seconds, u.project_id, coalesce(u.priority, 0),
+        u.completion_tokens, u.model_calls, u.handler_seconds, u.answer, u.project_id, coalesce(u.priority, 0),
         coalesce(u.due_at, now() + make_interval(secs => u.due_in)),
         CASE WHEN u.status <= 6 THEN now() END,
         CASE WHEN u.status IN (3, 5, 6) THEN now() END,
@@ -72,7 +72,7 @@ WITH created AS (
         run_id uuid, node_key text, item_path text, type text, queue text, status smallint, epoch bigint, failures int,
         claims int, worker text, claim_id text, port text, input int, output int, error int, prompt_tokens bigint,
         completion_tokens bigint, model_calls int, due_at timestamptz, due_in float8, handler_seconds float8,
-        project_id uuid, priority smallint)
+        answer text, project_id uuid, priority smallint)
     WHERE u.run_id = ANY (ARRAY(SELECT id FROM written))
     ON CONFLICT (run_id, node_key, item_path) DO UPDATE SET
         status = excluded.status, epoch = excluded.epoch, failures = excluded.failures, claims = excluded.claims,
@@ -80,7 +80,7 @@ WITH created AS (
         input = excluded.input, output = excluded.output, error = excluded.error,
         prompt_tokens = excluded.prompt_tokens, completion_tokens = excluded.completion_tokens,
         model_calls = excluded.model_calls, handler_seconds = excluded.handler_seconds,
-        due_at = excluded.due_at,
+        answer = excluded.answer, due_at = excluded.due_at,
         project_id = coalesce(excluded.project_id, n.project_id), priority = excluded.priority,
         queued_at = CASE WHEN excluded.status = 2 THEN now() ELSE n.queued_at END,
         started_at = CASE WHEN excluded.status = 3 THEN now() ELSE n.started_at END,
@@ -210,6 +210,7 @@ def _node_row(state: RunState, node: NodeState, blobs: _Blobs) -> dict[str, Any]
         "due_at": node.due_at,
         "due_in": _due_in(node),
         "handler_seconds": node.handler_seconds,
+        "answer": node.answer or None,
     }
     if node.status is NodeStatus.READY:
         # What the backlog is read by; no other rows are.

@@ -34,7 +34,7 @@ FROM executor.runs WHERE id = ANY($1::uuid[])
 """
 _LOAD_NODES = """
 SELECT run_id, node_key, item_path, status, epoch, failures, claims, worker, claim_id, port, input, output, error,
-    prompt_tokens, completion_tokens, model_calls, handler_seconds
+    prompt_tokens, completion_tokens, model_calls, handler_seconds, answer
 FROM executor.node_executions WHERE run_id = ANY($1::uuid[])
 """
 _RENEW_LEASE = """
@@ -49,17 +49,18 @@ LEFT JOIN executor.node_executions n USING (run_id, node_key, item_path)
 WHERE n.status IS DISTINCT FROM 3 OR n.epoch <> u.epoch OR n.worker <> $1
 """
 _OVERDUE = """
-(SELECT 'lost' AS kind, n.run_id, n.node_key, n.item_path, n.epoch
+(SELECT 'lost' AS kind, n.run_id, n.node_key, n.item_path, n.epoch,
+    count(*) OVER (PARTITION BY n.worker) - 1 AS neighbours
  FROM executor.node_executions n JOIN executor.workers w ON w.id = n.worker
  WHERE n.status = 3 AND w.lease_until < now() LIMIT $1)
 UNION ALL
-(SELECT 'timed_out', run_id, node_key, item_path, epoch FROM executor.node_executions
+(SELECT 'timed_out', run_id, node_key, item_path, epoch, 0 FROM executor.node_executions
  WHERE status = 3 AND due_at < now() ORDER BY due_at LIMIT $1)
 UNION ALL
-(SELECT 'waiting', run_id, node_key, item_path, epoch FROM executor.node_executions
+(SELECT 'waiting', run_id, node_key, item_path, epoch, 0 FROM executor.node_executions
  WHERE status = 4 AND due_at <= now() ORDER BY due_at LIMIT $1)
 UNION ALL
-(SELECT 'run', id, '', '', timeout_seconds FROM executor.runs
+(SELECT 'run', id, '', '', timeout_seconds, 0 FROM executor.runs
  WHERE status < 4 AND deadline_at < now() ORDER BY deadline_at LIMIT $1)
 UNION ALL
 (SELECT 'unsettled', id, '', '', 0 FROM executor.runs
@@ -196,7 +197,11 @@ class PostgresRunStore:
             rows = await connection.fetch(_OVERDUE, limit)
         refs = [(row["kind"], NodeRef(row["run_id"], row["node_key"], row["item_path"]), row["epoch"]) for row in rows]
         return Overdue(
-            lost=[(ref, epoch) for kind, ref, epoch in refs if kind == "lost"],
+            lost=[
+                (NodeRef(row["run_id"], row["node_key"], row["item_path"]), row["epoch"], row["neighbours"])
+                for row in rows
+                if row["kind"] == "lost"
+            ],
             timed_out=[(ref, epoch) for kind, ref, epoch in refs if kind == "timed_out"],
             waiting=[(ref, epoch) for kind, ref, epoch in refs if kind == "waiting"],
             runs=[(ref.run_id, seconds) for kind, ref, seconds in refs if kind == "run"],
@@ -256,4 +261,5 @@ def _node_row(row: asyncpg.Record) -> NodeRow:
         error=failure_from_json(row["error"]),
         usage=Usage(row["prompt_tokens"], row["completion_tokens"], row["model_calls"]),
         handler_seconds=row["handler_seconds"],
+        answer=row["answer"] or "",
     )

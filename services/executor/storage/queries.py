@@ -9,6 +9,7 @@ from asyncpg.pool import PoolConnectionProxy
 
 from services.executor.domain.model import EventView, NodeExecutionView, RunFilter, RunNotFoundError, RunView
 from services.executor.engine.state import NodeStatus, RunStatus, Usage
+from services.executor.engine.waits import takes_token
 from services.executor.storage.commit import failure_from_json
 
 Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
@@ -133,6 +134,7 @@ def _run(row: asyncpg.Record, **more: Any) -> RunView:
 
 def _node_execution(row: asyncpg.Record) -> NodeExecutionView:
     status = NodeStatus(row["status"])
+    is_open = status is NodeStatus.WAITING and row["error"] is None
     attempt = row["failures"] + (status in (NodeStatus.RUNNING, NodeStatus.SUCCEEDED))
     return NodeExecutionView(
         node_key=row["node_key"],
@@ -150,4 +152,5 @@ def _node_execution(row: asyncpg.Record) -> NodeExecutionView:
         queued_at=row["queued_at"],
         started_at=row["started_at"],
         finished_at=row["finished_at"],
+        wait_epoch=row["epoch"] if is_open and takes_token(row["type"], row["input"]) else None,
     )

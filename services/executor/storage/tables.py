@@ -110,6 +110,7 @@ node_executions = Table(
     Column("completion_tokens", BigInteger, nullable=False),
     Column("model_calls", Integer, nullable=False),
     Column("handler_seconds", Double),  # by the worker's clock
+    Column("answer", Text),  # what the request is known by that answered its last wait
     Column("project_id", Uuid),  # the run's; null = decided before this column was
     Column("priority", SmallInteger, nullable=False, server_default="0"),  # the run's
     _time("due_at"),  # when the sweeper looks at it: next wake-up, end of the time-out, timer

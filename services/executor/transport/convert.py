@@ -46,6 +46,7 @@ def _node(node: definition_pb2.Node) -> Node:
         timeout=node.timeout.ToTimedelta().total_seconds() if node.HasField("timeout") else None,
         continue_on_error=node.on_error == definition_pb2.ON_ERROR_CONTINUE,
         join_any=node.join == definition_pb2.JOIN_ANY,
+        at_most_once=node.delivery == definition_pb2.DELIVERY_AT_MOST_ONCE,
     )
 
 
@@ -93,6 +94,7 @@ def node_type_to_proto(node_type: NodeType) -> run_pb2.NodeType:
         inline=node_type.inline,
         queue="" if node_type.inline else node_type.queue,
         default_timeout_seconds=node_type.default_timeout_seconds,
+        effect="" if node_type.effect_of else node_type.effect,
     )
 
 
@@ -117,8 +119,8 @@ def run_to_proto(run: RunView) -> run_pb2.Run:
     )
 
 
-def node_execution_to_proto(node: NodeExecutionView) -> run_pb2.NodeExecution:
-    """A node execution as people see it."""
+def node_execution_to_proto(node: NodeExecutionView, resume_token: str = "") -> run_pb2.NodeExecution:
+    """A node execution as people see it; with the token of its wait for those who may answer."""
     message = run_pb2.NodeExecution(
         node_key=node.node_key,
         item_path=node.item_path,
@@ -134,6 +136,7 @@ def node_execution_to_proto(node: NodeExecutionView) -> run_pb2.NodeExecution:
         finished_at=time_to_proto(node.finished_at),
         worker=node.worker,
         port="" if node.port == "out" else node.port,
+        resume_token=resume_token,
     )
     if node.handler_seconds is not None:
         message.handler_time.FromNanoseconds(round(node.handler_seconds * 1e9))
@@ -214,7 +217,7 @@ def report_from_proto(report: worker_pb2.Report) -> Report:
                 failed.retry_after.ToTimedelta().total_seconds() if has_delay else None,
             )
         case "release":
-            outcome = Release()
+            outcome = Release(started=report.release.started)
         case _:
             raise ValueError("a report needs an outcome")
     return Report(

@@ -9,11 +9,21 @@ from headrace.executor.v1 import executor_service_pb2 as pb
 from headrace.executor.v1.executor_service_pb2_grpc import ExecutorServiceServicer
 from opentelemetry import propagate
 
+from services.executor.domain.answers import Answers
 from services.executor.domain.limit_settings import LimitSettings
-from services.executor.domain.model import EventView, RerunAsk, RunFilter, RunNotFoundError, VersionSelector
+from services.executor.domain.model import (
+    EventView,
+    NodeExecutionView,
+    NodeRef,
+    RerunAsk,
+    RunFilter,
+    RunNotFoundError,
+    VersionSelector,
+)
 from services.executor.domain.runs import Runs
 from services.executor.domain.store import RunStore
 from services.executor.engine.state import RunStatus
+from services.executor.engine.waits import Answer, Person
 from services.executor.handlers.base import NodeType
 from services.executor.transport.convert import (
     event_to_proto,
@@ -36,8 +46,16 @@ _EVENT_PAGE, _MAX_EVENT_PAGE = 200, 1000
 class ExecutorServicer(ExecutorServiceServicer):
     """Converts, calls one use case, converts back."""
 
-    def __init__(self, runs: Runs, store: RunStore, limits: LimitSettings, node_types: Mapping[str, NodeType]) -> None:
+    def __init__(
+        self,
+        runs: Runs,
+        answers: Answers,
+        store: RunStore,
+        limits: LimitSettings,
+        node_types: Mapping[str, NodeType],
+    ) -> None:
         self._runs = runs
+        self._answers = answers
         self._store = store
         self._limits = limits
         self._node_types = [node_type_to_proto(node_types[name]) for name in sorted(node_types)]
@@ -114,7 +132,11 @@ class ExecutorServicer(ExecutorServiceServicer):
         if len(found) > size:
             moment, last = found[size - 1]
             token = encode_page_token([moment.isoformat(), last.node_key, last.item_path])
-        nodes = [node_execution_to_proto(node) for _, node in found[:size]]
+        run_id = _run(request.run_id)
+        nodes = [
+            node_execution_to_proto(node, self._token(run_id, node) if request.with_resume_tokens else "")
+            for _, node in found[:size]
+        ]
         return pb.ListNodeExecutionsResponse(node_executions=nodes, next_page_token=token)
 
     async def ListRunEvents(self, request: pb.ListRunEventsRequest, context: Context) -> pb.ListRunEventsResponse:
@@ -137,6 +159,28 @@ class ExecutorServicer(ExecutorServiceServicer):
         """See the contract."""
         run = await self._runs.cancel(_project(request.project_id), _run(request.run_id))
         return pb.CancelRunResponse(run=run_to_proto(run))
+
+    async def ResumeNode(self, request: pb.ResumeNodeRequest, context: Context) -> pb.ResumeNodeResponse:
+        """See the contract."""
+        path, key = _place(request.place)
+        by = Person(request.by.user_id, request.by.email, request.by.role)
+        run = await self._answers.resume(
+            _project(request.project_id),
+            NodeRef(_run(request.run_id), key, path),
+            Answer(request.decision, request.data.utf8 or b"null", by),
+            request_id=request.request_id,
+        )
+        return pb.ResumeNodeResponse(run=run_to_proto(run))
+
+    async def DeliverEvent(self, request: pb.DeliverEventRequest, context: Context) -> pb.DeliverEventResponse:
+        """See the contract."""
+        await self._answers.deliver(request.token, request.payload.utf8 or b"null", request_id=request.request_id)
+        return pb.DeliverEventResponse()
+
+    def _token(self, run_id: UUID, node: NodeExecutionView) -> str:
+        if node.wait_epoch is None:
+            return ""
+        return self._answers.token(NodeRef(run_id, node.node_key, node.item_path), node.wait_epoch)
 
     async def ListNodeTypes(self, request: pb.ListNodeTypesRequest, context: Context) -> pb.ListNodeTypesResponse:
         """See the contract."""

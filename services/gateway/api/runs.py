@@ -2,7 +2,8 @@
 
 from typing import Annotated
 
-from fastapi import Query
+from fastapi import Path, Query
+from headrace.auth.v1 import auth_service_pb2
 from headrace.executor.v1 import executor_service_pb2 as pb
 from headrace.workflows.v1 import workflow_service_pb2
 from starlette.requests import Request
@@ -26,10 +27,18 @@ from services.gateway.convert.runs import (
     run_summary_to_json,
     run_to_json,
 )
-from services.gateway.identity import Access
+from services.gateway.identity import Access, Role
 from services.gateway.routing import Json, new_router
 from services.gateway.schemas.common import Time
-from services.gateway.schemas.runs import NodeExecutionPage, RerunInput, Run, RunInput, RunPage, RunStatusName
+from services.gateway.schemas.runs import (
+    NodeExecutionPage,
+    RerunInput,
+    ResumeInput,
+    Run,
+    RunInput,
+    RunPage,
+    RunStatusName,
+)
 
 router = new_router("/api/v1", "runs")
 
@@ -43,6 +52,15 @@ WorkflowFilter = Annotated[
     Query(
         pattern=r"^([0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12})?$",
         description="UUID of a workflow.",
+    ),
+]
+NodeKey = Annotated[str, Path(min_length=1, max_length=64, description="Key of a node.")]
+ItemPath = Annotated[
+    str,
+    Query(
+        max_length=1024,
+        description="Place inside maps, loops and sub-workflows, as in the node execution.",
+        examples=["each[3]"],
     ),
 ]
 Wait = Annotated[
@@ -140,11 +158,44 @@ async def list_node_executions(
     """List a run's node executions by the time they became ready."""
     clients = clients_of(request)
     asked = pb.ListNodeExecutionsRequest(
-        project_id=access.project_id, run_id=run_id, page_size=page_size, page_token=page_token
+        project_id=access.project_id,
+        run_id=run_id,
+        page_size=page_size,
+        page_token=page_token,
+        with_resume_tokens=access.role >= Role.EDITOR,
     )
     reply = await clients.call(clients.executor.ListNodeExecutions, asked)
     items = [node_execution_to_json(execution) for execution in reply.node_executions]
     return Json(page_to_json(items, reply.next_page_token))
+
+
+@router.post("/runs/{run_id}/nodes/{node_key}/resume", response_model=Run)
+async def resume_node(
+    request: Request,
+    access: Editor,
+    run_id: RunId,
+    node_key: NodeKey,
+    body: ResumeInput,
+    item_path: ItemPath = "",
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Answer an `approval` or a `wait_for_event`, or decide about an outcome that nobody knows. One answer wins.
+
+    409 NODE_NOT_WAITING when there was one; 403 NOT_AN_APPROVER for those whom the node's `approvers` do not include.
+    """
+    clients = clients_of(request)
+    user = await clients.call(clients.auth.GetUser, auth_service_pb2.GetUserRequest(user_id=access.user_id))
+    asked = pb.ResumeNodeRequest(
+        project_id=access.project_id,
+        run_id=run_id,
+        place=pb.NodePlace(node_key=node_key, item_path=item_path),
+        decision=body.decision,
+        data=json_to_proto(body.data),
+        by=pb.Person(user_id=access.user_id, email=user.user.email, role=access.role.name.lower()),
+        request_id=idempotency_key or "",
+    )
+    reply = await clients.call(clients.executor.ResumeNode, asked)
+    return Json(run_to_json(reply.run))
 
 
 @router.post("/runs/{run_id}/cancel", status_code=202, response_model=Run)

@@ -20,6 +20,10 @@ from services.gateway.schemas.workflows import (
 
 _ON_ERROR = {"fail": definition_pb2.ON_ERROR_FAIL, "continue": definition_pb2.ON_ERROR_CONTINUE}
 _JOIN = {"all": definition_pb2.JOIN_ALL, "any": definition_pb2.JOIN_ANY}
+_DELIVERY = {
+    "at_least_once": definition_pb2.DELIVERY_AT_LEAST_ONCE,
+    "at_most_once": definition_pb2.DELIVERY_AT_MOST_ONCE,
+}
 _NO_CONFIG: Mapping[str, Any] = {}
 
 
@@ -53,6 +57,7 @@ def node_to_proto(node: NodeInput) -> definition_pb2.Node:
         config=value_pb2.Json(utf8=orjson.dumps(node.config)),
         on_error=_ON_ERROR[node.on_error],
         join=_JOIN[node.join],
+        delivery=_DELIVERY[node.delivery],
     )
     if isinstance(node, DefinitionNode) and node.id:
         message.id = node.id
@@ -106,6 +111,7 @@ def node_to_json(node: definition_pb2.Node) -> dict[str, Any]:
         "timeout_seconds": seconds_to_json(node, "timeout"),
         "on_error": "continue" if node.on_error == definition_pb2.ON_ERROR_CONTINUE else "fail",
         "join": "any" if node.join == definition_pb2.JOIN_ANY else "all",
+        "delivery": "at_most_once" if node.delivery == definition_pb2.DELIVERY_AT_MOST_ONCE else "at_least_once",
         "position": {"x": node.position.x, "y": node.position.y} if node.HasField("position") else None,
     }
 

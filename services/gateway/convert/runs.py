@@ -63,6 +63,7 @@ def node_execution_to_json(execution: run_pb2.NodeExecution) -> dict[str, Any]:
         "finished_at": time_to_json(execution, "finished_at"),
         "worker": execution.worker or None,
         "handler_seconds": execution.handler_time.ToNanoseconds() / 1e9 if execution.HasField("handler_time") else None,
+        "resume_url": f"/api/v1/events/{execution.resume_token}" if execution.resume_token else None,
     }
 
 
@@ -92,6 +93,7 @@ def node_type_to_json(node_type: run_pb2.NodeType) -> dict[str, Any]:
         "dynamic_ports_field": node_type.dynamic_ports_field or None,
         "expression_fields": list(node_type.expression_fields),
         "default_timeout_seconds": node_type.default_timeout_seconds or None,
+        "effect": node_type.effect or None,
     }
 
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, RootModel
 
 from services.gateway.schemas.common import INT32_MAX, Input, JsonObject, Output, Page, Usage
 
@@ -51,6 +51,26 @@ class RerunInput(Input):
         None, description="null = the version of the earlier run."
     )
     confirm: bool = Field(False, description="Effects that have happened may happen again.")
+
+
+class ResumeInput(Input):
+    """An answer to a node execution that waits."""
+
+    model_config = ConfigDict(json_schema_extra={"example": {"decision": "approve", "data": {"amount": 120}}})
+    decision: str = Field(
+        "",
+        max_length=256,
+        description="Of an `approval`: one of its choices. Of an outcome that nobody knows: `retry`, `fail`, `succeed`.",
+    )
+    data: Any = Field(
+        None, description="By the form of the `approval`; the payload of the event; the output where it did succeed."
+    )
+
+
+class EventPayload(RootModel[Any]):
+    """Any JSON."""
+
+    model_config = ConfigDict(json_schema_extra={"example": {"status": "paid", "invoice": "2026-117"}})
 
 
 class Failure(Output):
@@ -114,6 +134,9 @@ class NodeExecution(Output):
     finished_at: str | None
     worker: str | None
     handler_seconds: float | None = Field(description="Time that the last attempt spent in its handler.")
+    resume_url: str | None = Field(
+        description="While it waits: path at this server that answers it once, without a login. A secret; for editors."
+    )
 
 
 class NodeExecutionPage(Page):
@@ -153,6 +176,9 @@ class NodeType(Output):
     dynamic_ports_field: str | None = Field(description="Config field whose items' `port` are further ports.")
     expression_fields: list[str] = Field(description="Config fields that are CEL without braces.")
     default_timeout_seconds: float | None
+    effect: Literal["pure", "read", "idempotent", "effect"] | None = Field(
+        description="What running a node again may do to the outside; null = its config decides."
+    )
 
 
 class NodeTypeList(Page):

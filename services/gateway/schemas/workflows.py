@@ -65,6 +65,10 @@ class NodeInput(Input):
     timeout_seconds: Seconds | None = Field(None, description="Of one attempt; null = the type's default.")
     on_error: Literal["fail", "continue"] = Field("fail", description="What a final failure does.")
     join: Literal["all", "any"] = Field("all", description="Wait for all incoming edges, or for the first live one.")
+    delivery: Literal["at_least_once", "at_most_once"] = Field(
+        "at_least_once",
+        description="When nobody knows whether an attempt has acted: run it again, or wait for a person to decide.",
+    )
     position: Position | None = None
 
 
@@ -144,6 +148,7 @@ class NodePatch(Input):
     timeout_seconds: Seconds | None = optional("New time-out.")
     on_error: Literal["fail", "continue"] | None = optional("What a final failure does.")
     join: Literal["all", "any"] | None = optional("When the node is decided.")
+    delivery: Literal["at_least_once", "at_most_once"] | None = optional("What a lost attempt leads to.")
     position: JsonObject | None = optional("Merged into the position.")
 
 
@@ -173,6 +178,7 @@ class Node(Output):
     timeout_seconds: float | None
     on_error: Literal["fail", "continue"]
     join: Literal["all", "any"]
+    delivery: Literal["at_least_once", "at_most_once"]
     position: Position | None
 
 

@@ -41,6 +41,13 @@ class Join(StrEnum):
     ANY = "any"
 
 
+class Delivery(StrEnum):
+    """What happens when nobody knows whether an attempt has acted: it runs again, or waits for a person to decide."""
+
+    AT_LEAST_ONCE = "at_least_once"
+    AT_MOST_ONCE = "at_most_once"
+
+
 @dataclass(frozen=True, slots=True)
 class Position:
     """A place on the canvas, in pixels to the right and downwards."""
@@ -83,6 +90,7 @@ class Node:
     on_error: OnError = OnError.FAIL
     position: Position | None = None
     join: Join = Join.ALL
+    delivery: Delivery = Delivery.AT_LEAST_ONCE
 
 
 @dataclass(frozen=True, slots=True)

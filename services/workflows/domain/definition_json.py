@@ -13,6 +13,7 @@ from services.workflows.domain.definition import (
     INPUT_PORT,
     Concurrency,
     Definition,
+    Delivery,
     Edge,
     Join,
     Node,
@@ -28,13 +29,14 @@ LARGEST_NUMBER = 1_000_000_000
 
 _ON_ERROR = {item.value: item for item in OnError}
 _JOIN = {item.value: item for item in Join}
+_DELIVERY = {item.value: item for item in Delivery}
 ChoiceT = TypeVar("ChoiceT", bound=StrEnum)
 
 _DEFINITION_FIELDS = frozenset({"nodes", "edges", "timeout_seconds", "limits"})
 _LIMITS_FIELDS = frozenset({"max_running_runs", "concurrency"})
 _CONCURRENCY_FIELDS = frozenset({"key", "max"})
 _NODE_FIELDS = frozenset(
-    {"id", "key", "type", "name", "config", "retry", "timeout_seconds", "on_error", "position", "join"}
+    {"id", "key", "type", "name", "config", "retry", "timeout_seconds", "on_error", "position", "join", "delivery"}
 )
 _EDGE_FIELDS = frozenset({"id", "source", "target", "source_port", "target_port"})
 _RETRY_FIELDS = frozenset({"max_attempts", "initial_interval", "backoff", "max_interval", "jitter", "when"})
@@ -78,6 +80,8 @@ def _stored_node(value: dict[str, Any]) -> Node:
         on_error=_ON_ERROR[value["on_error"]],
         position=None if position is None else Position(**position),
         join=_JOIN[value["join"]],
+        # Left out of definitions that were stored before there was a choice.
+        delivery=_DELIVERY[value.get("delivery", Delivery.AT_LEAST_ONCE.value)],
     )
 
 
@@ -87,15 +91,26 @@ def content_hash(definition: Definition) -> str:
     Ids, names and positions take no part, nor does the order of nodes and edges, which runs do not see. The order of
     keys in a config does: a response schema's order is the order in which a model writes its answer.
     """
-    nodes = [
-        (node.key, node.type, node.config, _retry_to_json(node.retry), node.timeout_seconds, node.on_error, node.join)
-        for node in sorted(definition.nodes, key=lambda node: node.key)
-    ]
+    nodes = [_hashed(node) for node in sorted(definition.nodes, key=lambda node: node.key)]
     edges = sorted(edge.ends for edge in definition.edges)
     content: list[Any] = [nodes, edges, definition.timeout_seconds]
     if definition.limits is not None:
         content.append(limits_to_json(definition.limits))
     return hashlib.sha256(orjson.dumps(content)).hexdigest()
+
+
+def _hashed(node: Node) -> tuple[object, ...]:
+    parts = (
+        node.key,
+        node.type,
+        node.config,
+        _retry_to_json(node.retry),
+        node.timeout_seconds,
+        node.on_error,
+        node.join,
+    )
+    # What came later takes part only where it is not the default, so that older hashes stay true.
+    return parts if node.delivery is Delivery.AT_LEAST_ONCE else (*parts, node.delivery)
 
 
 def definition_to_json(definition: Definition) -> dict[str, Any]:
@@ -130,6 +145,7 @@ def node_to_json(node: Node) -> dict[str, Any]:
         "on_error": node.on_error.value,
         "position": node.position and {"x": node.position.x, "y": node.position.y},
         "join": node.join.value,
+        "delivery": node.delivery.value,
     }
 
 
@@ -197,6 +213,7 @@ def read_node(value: Any, path: str, problems: list[Violation]) -> Node:
         on_error=fields.choice("on_error", OnError.FAIL),
         position=_read_position(fields.object("position"), path, problems),
         join=fields.choice("join", Join.ALL),
+        delivery=fields.choice("delivery", Delivery.AT_LEAST_ONCE),
     )
 
 

@@ -18,6 +18,7 @@ from services.workflows.domain.definition import (
     MAX_BYTES,
     Concurrency,
     Definition,
+    Delivery,
     Edge,
     Join,
     Node,
@@ -36,6 +37,11 @@ _ON_ERROR_TO_PROTO = {
 }
 _JOIN = {0: Join.ALL, 1: Join.ALL, 2: Join.ANY}
 _JOIN_TO_PROTO = {Join.ALL: definition_pb2.JOIN_ALL, Join.ANY: definition_pb2.JOIN_ANY}
+_DELIVERY = {0: Delivery.AT_LEAST_ONCE, 1: Delivery.AT_LEAST_ONCE, 2: Delivery.AT_MOST_ONCE}
+_DELIVERY_TO_PROTO = {
+    Delivery.AT_LEAST_ONCE: definition_pb2.DELIVERY_AT_LEAST_ONCE,
+    Delivery.AT_MOST_ONCE: definition_pb2.DELIVERY_AT_MOST_ONCE,
+}
 _SEVERITY_TO_PROTO = {"error": issue_pb2.SEVERITY_ERROR, "warning": issue_pb2.SEVERITY_WARNING}
 
 
@@ -95,6 +101,7 @@ class _Reader:
             on_error=self._choice(_ON_ERROR, message.on_error, f"{prefix}on_error"),
             position=self._position(message.position, f"{prefix}position") if message.HasField("position") else None,
             join=self._choice(_JOIN, message.join, f"{prefix}join"),
+            delivery=self._choice(_DELIVERY, message.delivery, f"{prefix}delivery"),
         )
 
     def seconds(self, message: Any, name: str, path: str) -> float | None:
@@ -186,6 +193,7 @@ def node_to_proto(node: Node) -> definition_pb2.Node:
         on_error=_ON_ERROR_TO_PROTO[node.on_error],
         position=definition_pb2.Position(x=node.position.x, y=node.position.y) if node.position else None,
         join=_JOIN_TO_PROTO[node.join],
+        delivery=_DELIVERY_TO_PROTO[node.delivery],
     )
 
 

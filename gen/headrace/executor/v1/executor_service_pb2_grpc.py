@@ -75,6 +75,16 @@ class ExecutorServiceStub:
                 request_serializer=headrace_dot_executor_dot_v1_dot_executor__service__pb2.RerunRunRequest.SerializeToString,
                 response_deserializer=headrace_dot_executor_dot_v1_dot_executor__service__pb2.RerunRunResponse.FromString,
                 _registered_method=True)
+        self.ResumeNode = channel.unary_unary(
+                '/headrace.executor.v1.ExecutorService/ResumeNode',
+                request_serializer=headrace_dot_executor_dot_v1_dot_executor__service__pb2.ResumeNodeRequest.SerializeToString,
+                response_deserializer=headrace_dot_executor_dot_v1_dot_executor__service__pb2.ResumeNodeResponse.FromString,
+                _registered_method=True)
+        self.DeliverEvent = channel.unary_unary(
+                '/headrace.executor.v1.ExecutorService/DeliverEvent',
+                request_serializer=headrace_dot_executor_dot_v1_dot_executor__service__pb2.DeliverEventRequest.SerializeToString,
+                response_deserializer=headrace_dot_executor_dot_v1_dot_executor__service__pb2.DeliverEventResponse.FromString,
+                _registered_method=True)
         self.ListNodeTypes = channel.unary_unary(
                 '/headrace.executor.v1.ExecutorService/ListNodeTypes',
                 request_serializer=headrace_dot_executor_dot_v1_dot_executor__service__pb2.ListNodeTypesRequest.SerializeToString,
@@ -160,6 +170,23 @@ class ExecutorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ResumeNode(self, request, context):
+        """ResumeNode answers a node execution that waits for a person or an event, or decides about one whose outcome nobody
+        knows. One answer wins; the same request_id again gives the same result. Fails with NODE_NOT_FOUND, NODE_NOT_WAITING,
+        NOT_AN_APPROVER, IDEMPOTENCY_KEY_REUSED, and with INVALID_ARGUMENT and violations for an answer that does not fit.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeliverEvent(self, request, context):
+        """DeliverEvent answers by the single-use token of a wait. Fails with EVENT_NOT_FOUND for what is no token, else as
+        ResumeNode does.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListNodeTypes(self, request, context):
         """ListNodeTypes returns the catalogue by name.
         """
@@ -224,6 +251,16 @@ def add_ExecutorServiceServicer_to_server(servicer, server):
                     servicer.RerunRun,
                     request_deserializer=headrace_dot_executor_dot_v1_dot_executor__service__pb2.RerunRunRequest.FromString,
                     response_serializer=headrace_dot_executor_dot_v1_dot_executor__service__pb2.RerunRunResponse.SerializeToString,
+            ),
+            'ResumeNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeNode,
+                    request_deserializer=headrace_dot_executor_dot_v1_dot_executor__service__pb2.ResumeNodeRequest.FromString,
+                    response_serializer=headrace_dot_executor_dot_v1_dot_executor__service__pb2.ResumeNodeResponse.SerializeToString,
+            ),
+            'DeliverEvent': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeliverEvent,
+                    request_deserializer=headrace_dot_executor_dot_v1_dot_executor__service__pb2.DeliverEventRequest.FromString,
+                    response_serializer=headrace_dot_executor_dot_v1_dot_executor__service__pb2.DeliverEventResponse.SerializeToString,
             ),
             'ListNodeTypes': grpc.unary_unary_rpc_method_handler(
                     servicer.ListNodeTypes,
@@ -458,6 +495,60 @@ class ExecutorService:
             '/headrace.executor.v1.ExecutorService/RerunRun',
             headrace_dot_executor_dot_v1_dot_executor__service__pb2.RerunRunRequest.SerializeToString,
             headrace_dot_executor_dot_v1_dot_executor__service__pb2.RerunRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.executor.v1.ExecutorService/ResumeNode',
+            headrace_dot_executor_dot_v1_dot_executor__service__pb2.ResumeNodeRequest.SerializeToString,
+            headrace_dot_executor_dot_v1_dot_executor__service__pb2.ResumeNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeliverEvent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.executor.v1.ExecutorService/DeliverEvent',
+            headrace_dot_executor_dot_v1_dot_executor__service__pb2.DeliverEventRequest.SerializeToString,
+            headrace_dot_executor_dot_v1_dot_executor__service__pb2.DeliverEventResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -61,6 +61,15 @@ class ExecutorServiceStub:
     INVALID_ARGUMENT for places that are not there, with EFFECTS_WOULD_REPEAT and a list of node executions whose effects
     would happen again unless confirmed, and as StartRun does.
     """
+    ResumeNode: _grpc.UnaryUnaryMultiCallable[_executor_service_pb2.ResumeNodeRequest, _executor_service_pb2.ResumeNodeResponse]
+    """ResumeNode answers a node execution that waits for a person or an event, or decides about one whose outcome nobody
+    knows. One answer wins; the same request_id again gives the same result. Fails with NODE_NOT_FOUND, NODE_NOT_WAITING,
+    NOT_AN_APPROVER, IDEMPOTENCY_KEY_REUSED, and with INVALID_ARGUMENT and violations for an answer that does not fit.
+    """
+    DeliverEvent: _grpc.UnaryUnaryMultiCallable[_executor_service_pb2.DeliverEventRequest, _executor_service_pb2.DeliverEventResponse]
+    """DeliverEvent answers by the single-use token of a wait. Fails with EVENT_NOT_FOUND for what is no token, else as
+    ResumeNode does.
+    """
     ListNodeTypes: _grpc.UnaryUnaryMultiCallable[_executor_service_pb2.ListNodeTypesRequest, _executor_service_pb2.ListNodeTypesResponse]
     """ListNodeTypes returns the catalogue by name."""
     GetProjectLimits: _grpc.UnaryUnaryMultiCallable[_executor_service_pb2.GetProjectLimitsRequest, _executor_service_pb2.GetProjectLimitsResponse]
@@ -102,6 +111,15 @@ class ExecutorServiceAsyncStub(ExecutorServiceStub):
     not come after something that has, keeps its recorded result. Idempotent by request_id. Fails with RUN_NOT_ENDED, with
     INVALID_ARGUMENT for places that are not there, with EFFECTS_WOULD_REPEAT and a list of node executions whose effects
     would happen again unless confirmed, and as StartRun does.
+    """
+    ResumeNode: _aio.UnaryUnaryMultiCallable[_executor_service_pb2.ResumeNodeRequest, _executor_service_pb2.ResumeNodeResponse]  # type: ignore[assignment]
+    """ResumeNode answers a node execution that waits for a person or an event, or decides about one whose outcome nobody
+    knows. One answer wins; the same request_id again gives the same result. Fails with NODE_NOT_FOUND, NODE_NOT_WAITING,
+    NOT_AN_APPROVER, IDEMPOTENCY_KEY_REUSED, and with INVALID_ARGUMENT and violations for an answer that does not fit.
+    """
+    DeliverEvent: _aio.UnaryUnaryMultiCallable[_executor_service_pb2.DeliverEventRequest, _executor_service_pb2.DeliverEventResponse]  # type: ignore[assignment]
+    """DeliverEvent answers by the single-use token of a wait. Fails with EVENT_NOT_FOUND for what is no token, else as
+    ResumeNode does.
     """
     ListNodeTypes: _aio.UnaryUnaryMultiCallable[_executor_service_pb2.ListNodeTypesRequest, _executor_service_pb2.ListNodeTypesResponse]  # type: ignore[assignment]
     """ListNodeTypes returns the catalogue by name."""
@@ -189,6 +207,27 @@ class ExecutorServiceServicer(metaclass=_abc_1.ABCMeta):
         not come after something that has, keeps its recorded result. Idempotent by request_id. Fails with RUN_NOT_ENDED, with
         INVALID_ARGUMENT for places that are not there, with EFFECTS_WOULD_REPEAT and a list of node executions whose effects
         would happen again unless confirmed, and as StartRun does.
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeNode(
+        self,
+        request: _executor_service_pb2.ResumeNodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_executor_service_pb2.ResumeNodeResponse, _abc.Awaitable[_executor_service_pb2.ResumeNodeResponse]]:
+        """ResumeNode answers a node execution that waits for a person or an event, or decides about one whose outcome nobody
+        knows. One answer wins; the same request_id again gives the same result. Fails with NODE_NOT_FOUND, NODE_NOT_WAITING,
+        NOT_AN_APPROVER, IDEMPOTENCY_KEY_REUSED, and with INVALID_ARGUMENT and violations for an answer that does not fit.
+        """
+
+    @_abc_1.abstractmethod
+    def DeliverEvent(
+        self,
+        request: _executor_service_pb2.DeliverEventRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_executor_service_pb2.DeliverEventResponse, _abc.Awaitable[_executor_service_pb2.DeliverEventResponse]]:
+        """DeliverEvent answers by the single-use token of a wait. Fails with EVENT_NOT_FOUND for what is no token, else as
+        ResumeNode does.
         """
 
     @_abc_1.abstractmethod

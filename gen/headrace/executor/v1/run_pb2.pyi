@@ -263,6 +263,7 @@ class NodeExecution(_message.Message):
     WORKER_FIELD_NUMBER: _builtins.int
     PORT_FIELD_NUMBER: _builtins.int
     HANDLER_TIME_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
     node_key: _builtins.str
     """Key of the node."""
     item_path: _builtins.str
@@ -277,6 +278,8 @@ class NodeExecution(_message.Message):
     """Id of the worker that holds or held it."""
     port: _builtins.str
     """Output port that became live; empty unless succeeded on a port other than `out`, or failed into `error`."""
+    resume_token: _builtins.str
+    """Answers the wait without a login, once; empty unless it waits for a person or an event and the caller may answer."""
     @_builtins.property
     def input(self) -> _value_pb2.Json:
         """Config after templates, where it was recorded."""
@@ -329,10 +332,11 @@ class NodeExecution(_message.Message):
         worker: _builtins.str = ...,
         port: _builtins.str = ...,
         handler_time: _duration_pb2.Duration | None = ...,
+        resume_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "finished_at", b"finished_at", "handler_time", b"handler_time", "input", b"input", "output", b"output", "queued_at", b"queued_at", "started_at", b"started_at", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "error", b"error", "finished_at", b"finished_at", "handler_time", b"handler_time", "input", b"input", "item_path", b"item_path", "node_key", b"node_key", "output", b"output", "port", b"port", "queued_at", b"queued_at", "started_at", b"started_at", "status", b"status", "type", b"type", "usage", b"usage", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "error", b"error", "finished_at", b"finished_at", "handler_time", b"handler_time", "input", b"input", "item_path", b"item_path", "node_key", b"node_key", "output", b"output", "port", b"port", "queued_at", b"queued_at", "resume_token", b"resume_token", "started_at", b"started_at", "status", b"status", "type", b"type", "usage", b"usage", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -403,6 +407,7 @@ class NodeType(_message.Message):
     INLINE_FIELD_NUMBER: _builtins.int
     QUEUE_FIELD_NUMBER: _builtins.int
     DEFAULT_TIMEOUT_SECONDS_FIELD_NUMBER: _builtins.int
+    EFFECT_FIELD_NUMBER: _builtins.int
     type: _builtins.str
     """Name, such as `llm_call`."""
     title: _builtins.str
@@ -421,6 +426,10 @@ class NodeType(_message.Message):
     """Wake-ups go to `headrace.jobs.<queue>`."""
     default_timeout_seconds: _builtins.float
     """Default time-out of one attempt."""
+    effect: _builtins.str
+    """What running a node again may do to the outside: `pure` and `read` nothing, `idempotent` nothing more where the target
+    honours the idempotency key, `effect` it happens again; empty where the config decides.
+    """
     @_builtins.property
     def config_schema(self) -> _value_pb2.Json:
         """JSON Schema of the config after templates."""
@@ -453,10 +462,11 @@ class NodeType(_message.Message):
         inline: _builtins.bool = ...,
         queue: _builtins.str = ...,
         default_timeout_seconds: _builtins.float = ...,
+        effect: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config_schema", b"config_schema", "output_schema", b"output_schema"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "config_schema", b"config_schema", "default_timeout_seconds", b"default_timeout_seconds", "dynamic_ports_field", b"dynamic_ports_field", "expression_fields", b"expression_fields", "help", b"help", "icon", b"icon", "inline", b"inline", "output_schema", b"output_schema", "ports", b"ports", "queue", b"queue", "title", b"title", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "config_schema", b"config_schema", "default_timeout_seconds", b"default_timeout_seconds", "dynamic_ports_field", b"dynamic_ports_field", "effect", b"effect", "expression_fields", b"expression_fields", "help", b"help", "icon", b"icon", "inline", b"inline", "output_schema", b"output_schema", "ports", b"ports", "queue", b"queue", "title", b"title", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

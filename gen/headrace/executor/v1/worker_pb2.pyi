@@ -323,16 +323,21 @@ Global___AttemptFailure: _TypeAlias = AttemptFailure  # noqa: Y015
 
 @_typing.final
 class Release(_message.Message):
-    """Release hands a job back untouched, such as when the worker drains."""
+    """Release hands a job back, such as when the worker drains."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    STARTED_FIELD_NUMBER: _builtins.int
+    started: _builtins.bool
+    """Its handler had begun and was cancelled."""
     def __init__(
         self,
+        *,
+        started: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["started", b"started"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -44,6 +44,28 @@ ON_ERROR_CONTINUE: OnError.ValueType  # 2
 """The output is null and the edges are live."""
 Global___OnError: _TypeAlias = OnError  # noqa: Y015
 
+class _Delivery:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DeliveryEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Delivery.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DELIVERY_UNSPECIFIED: _Delivery.ValueType  # 0
+    DELIVERY_AT_LEAST_ONCE: _Delivery.ValueType  # 1
+    """It is run again, under the same idempotency key."""
+    DELIVERY_AT_MOST_ONCE: _Delivery.ValueType  # 2
+    """It waits for a person to decide."""
+
+class Delivery(_Delivery, metaclass=_DeliveryEnumTypeWrapper):
+    """Delivery says how often a node may act when its worker is lost."""
+
+DELIVERY_UNSPECIFIED: Delivery.ValueType  # 0
+DELIVERY_AT_LEAST_ONCE: Delivery.ValueType  # 1
+"""It is run again, under the same idempotency key."""
+DELIVERY_AT_MOST_ONCE: Delivery.ValueType  # 2
+"""It waits for a person to decide."""
+Global___Delivery: _TypeAlias = Delivery  # noqa: Y015
+
 class _Join:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -178,6 +200,7 @@ class Node(_message.Message):
     ON_ERROR_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
     JOIN_FIELD_NUMBER: _builtins.int
+    DELIVERY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """UUID, made by the service; addresses the node over REST."""
     key: _builtins.str
@@ -190,6 +213,8 @@ class Node(_message.Message):
     """What a final failure does where no error port is connected."""
     join: Global___Join.ValueType
     """When the node is decided."""
+    delivery: Global___Delivery.ValueType
+    """What happens when nobody knows whether an attempt has acted."""
     @_builtins.property
     def config(self) -> _value_pb2.Json:
         """JSON object by the type's config schema; strings may hold templates."""
@@ -219,10 +244,11 @@ class Node(_message.Message):
         on_error: Global___OnError.ValueType = ...,
         position: Global___Position | None = ...,
         join: Global___Join.ValueType = ...,
+        delivery: Global___Delivery.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "position", b"position", "retry", b"retry", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "id", b"id", "join", b"join", "key", b"key", "name", b"name", "on_error", b"on_error", "position", b"position", "retry", b"retry", "timeout", b"timeout", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "delivery", b"delivery", "id", b"id", "join", b"join", "key", b"key", "name", b"name", "on_error", b"on_error", "position", b"position", "retry", b"retry", "timeout", b"timeout", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,58 @@
+"""Single-use tokens that answer a wait without a login.
+
+A token names the wait - run, place, epoch - and proves by 256 bits of HMAC that an executor made it, so nothing secret
+is stored and a guess is refused without asking the database. The epoch ends with the wait, and the token with it.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+from dataclasses import dataclass
+from uuid import UUID
+
+from services.executor.domain.model import NodeRef
+
+_MAX_LENGTH = 8192
+_ID_BYTES, _EPOCH_BYTES, _MAC_BYTES = 16, 8, 32
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """One wait of one node execution."""
+
+    ref: NodeRef
+    epoch: int
+
+
+class ResumeTokens:
+    """Makes and reads tokens under one key, which is derived from the services' common one."""
+
+    def __init__(self, internal_key: bytes) -> None:
+        self._key = hmac.digest(internal_key, b"headrace resume tokens", hashlib.sha256)
+
+    def make(self, wait: Wait) -> str:
+        """The token of a wait."""
+        ref = wait.ref
+        body = ref.run_id.bytes + wait.epoch.to_bytes(_EPOCH_BYTES, "big")
+        body += f"{ref.item_path}/{ref.node_key}".encode()
+        return base64.urlsafe_b64encode(self._mac(body) + body).rstrip(b"=").decode()
+
+    def read(self, token: str) -> Wait | None:
+        """The wait that a token was made for; None for what nobody made."""
+        if len(token) > _MAX_LENGTH or not token.isascii():
+            return None
+        try:
+            data = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
+        except binascii.Error:
+            return None
+        mac, body = data[:_MAC_BYTES], data[_MAC_BYTES:]
+        if not hmac.compare_digest(self._mac(body), mac):
+            return None
+        place = body[_ID_BYTES + _EPOCH_BYTES :].decode()
+        path, _, key = place.rpartition("/")
+        epoch = int.from_bytes(body[_ID_BYTES : _ID_BYTES + _EPOCH_BYTES], "big")
+        return Wait(NodeRef(UUID(bytes=body[:_ID_BYTES]), key, path), epoch)
+
+    def _mac(self, body: bytes) -> bytes:
+        return hmac.digest(self._key, body, hashlib.sha256)
