@@ -45,7 +45,7 @@ PUBLIC = frozenset(
         ("GET", "/docs/{name}"),
     }
 )
-"""All that is answered without a credential. The auth routes and events bear proof of their own: a password or a token."""
+"""All that is answered without a credential. Logins and events bear proof of their own, a password or a token."""
 
 LARGE_BODY = {"x-body-limit": "large"}
 """`openapi_extra` of routes whose bodies hold definitions or records."""

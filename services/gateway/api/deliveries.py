@@ -24,7 +24,8 @@ async def deliver_event(
 ) -> Response:
     """Answer a `wait_for_event` with this payload, or an `approval` with `{"decision": …, "data": …}`.
 
-    No login: the address is the secret, good for one answer. 409 NODE_NOT_WAITING when there was one, or the wait is over.
+    No login: the address is the secret, good for one answer. 409 NODE_NOT_WAITING when there was one, or the time is
+    over.
     """
     gateway = gateway_of(request)
     address = request.scope["headrace.client_address"]
