@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 
 from services.kit.templates import TemplateErrors, compile_template
 from services.workflows.domain import drafts, graph
-from services.workflows.domain.definition import Concurrency, Definition, Edge, Join, Node, OnError, Retry, RunLimits
+from services.workflows.domain.definition import (
+    Concurrency,
+    Definition,
+    Delivery,
+    Edge,
+    Join,
+    Node,
+    OnError,
+    Retry,
+    RunLimits,
+)
 from services.workflows.domain.definition_json import (
     content_hash,
     definition_to_json,
@@ -67,6 +77,7 @@ NODES = st.builds(
     timeout_seconds=st.none() | st.floats(-1, 1e6),
     on_error=st.sampled_from(OnError),
     join=st.sampled_from(Join),
+    delivery=st.sampled_from(Delivery),
 )
 EDGES = st.builds(Edge, source=KEYS, target=KEYS, id=st.just(""), source_port=PORTS, target_port=PORTS)
 LIMITS = st.builds(

@@ -62,6 +62,8 @@ class AttemptFailure:
 
     failure: Failure
     retry_after: float | None
+    outcome_unknown: bool = False
+    """It may have acted on the outside all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,6 +274,7 @@ def _decide(state: RunState, node: NodeState, report: Report) -> Verdict:
             report.epoch,
             outcome.failure,
             retry_after=outcome.retry_after,
+            outcome_unknown=outcome.outcome_unknown,
             shown_input=report.shown_input,
         )
     return decide.release(state, node, report.epoch, started=outcome.started)

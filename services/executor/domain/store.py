@@ -51,8 +51,8 @@ class StoredRun:
 class Overdue:
     """Node executions and runs that need someone: found by the sweep, each to be put right by a guarded transition."""
 
-    lost: list[tuple[NodeRef, int, int]]
-    """Running at this epoch on a worker whose lease has ended, with the number of its other jobs."""
+    lost: list[tuple[NodeRef, int]]
+    """Running at this epoch on a worker whose lease has ended."""
     timed_out: list[tuple[NodeRef, int]]
     """Running at this epoch past their time-out."""
     waiting: list[tuple[NodeRef, int]]
@@ -61,6 +61,8 @@ class Overdue:
     """Runs past their deadline, with their limit in seconds."""
     unsettled: list[UUID]
     """Runs that have more to do than one transition did, and nobody goes on."""
+    alone: frozenset[NodeRef] = frozenset()
+    """Those of `lost` that were their worker's only job."""
 
 
 class RunStore(Protocol):

@@ -79,6 +79,7 @@ class Egress:
                 f"{url.place} did not answer within {timeout_seconds:g} s. "
                 "Raise the node's `timeout_seconds` if the server needs longer.",
                 retryable=True,
+                outcome_unknown=True,
             ) from error
 
     async def close(self) -> None:
@@ -145,7 +146,10 @@ class Egress:
                 if kept and error.untouched and request.method in _SAFE_METHODS:
                     continue
                 raise EgressError(
-                    "CONNECTION_LOST", f"{url.place} closed the connection before its answer ended.", retryable=True
+                    "CONNECTION_LOST",
+                    f"{url.place} closed the connection before its answer ended.",
+                    retryable=True,
+                    outcome_unknown=True,
                 ) from error
             self._keep(key, connection)
             return response

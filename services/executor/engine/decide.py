@@ -44,8 +44,6 @@ MAX_CLAIMS = 5
 """Claims without a result after which a node is parked: it kills its workers."""
 INLINE_BUDGET = 200
 """Inline nodes and steps of containers in one transition; the rest follow in the next: no run holds up the others."""
-_UNKNOWN_OUTCOMES = frozenset({"TIMEOUT", "HANDLER_FAILED"})
-"""What workers report of attempts that they have cut off, or that broke where no handler expected it."""
 MAX_EVENT_OUTPUT_BYTES = 4096
 """Larger outputs are left out of events; the node execution has them."""
 
@@ -131,14 +129,18 @@ def report_failure(
     failure: Failure,
     *,
     retry_after: float | None = None,
+    outcome_unknown: bool = False,
     shown_input: bytes | None = None,
 ) -> Verdict:
-    """Record a failed attempt: retry, take the error port, continue, or fail what it is in."""
+    """Record a failed attempt: retry, take the error port, continue, or fail what it is in.
+
+    `outcome_unknown`: it may have acted all the same, so a node that is delivered at most once waits for a person.
+    """
     verdict = _reported(node, epoch)
     if verdict is Verdict.ACCEPTED:
         if shown_input is not None:
             node.input = shown_input
-        if node.spec.at_most_once and failure.reason in _UNKNOWN_OUTCOMES:
+        if node.spec.at_most_once and outcome_unknown:
             _park(state, node, failure.message)
         else:
             _fail_attempt(state, node, failure, retry_after)
@@ -159,10 +161,10 @@ def release(state: RunState, node: NodeState, epoch: int, *, started: bool = Fal
     return verdict
 
 
-def lose_worker(state: RunState, node: NodeState, epoch: int, *, neighbours: int | None = None) -> Verdict:
+def lose_worker(state: RunState, node: NodeState, epoch: int, *, alone: bool = False) -> Verdict:
     """Take a job away from a worker whose lease has ended, or give it up when it has cost too many workers.
 
-    `neighbours` is how many other jobs the worker held, if that is known.
+    `alone`: it is known to have been the worker's only job.
     """
     verdict = _reported(node, epoch)
     if verdict is Verdict.ACCEPTED:
@@ -172,24 +174,23 @@ def lose_worker(state: RunState, node: NodeState, epoch: int, *, neighbours: int
             _take_away(state, node)
         else:
             node.epoch += 1
-            _fail_for_good(state, node, _worker_lost(node, neighbours))
+            _fail_for_good(state, node, _worker_lost(node, alone=alone))
         settle(state)
     return verdict
 
 
-def _worker_lost(node: NodeState, neighbours: int | None) -> Failure:
+def _worker_lost(node: NodeState, *, alone: bool) -> Failure:
     key = node.spec.key
-    blame = "It probably kills them, by its memory or by crashing: see the workers' logs."
-    if neighbours == 0:
-        blame = "It was the last worker's only job, so it kills them, by its memory or by crashing: see their logs."
-    elif neighbours:
-        blame = (
-            f"The last of them held {neighbours} other job{'s' * (neighbours > 1)}: one of them kills the workers, by "
-            "its memory or by crashing: see their logs. Go again over the run when it is found."
-        )
-    message = f"Node {key!r} was given to {MAX_CLAIMS} workers and each was gone before it had a result. {blame}"
-    details = None if neighbours is None else {"neighbours": neighbours}
-    return Failure("WORKER_LOST", message, key, item_path=node.path, details=details)
+    blame = (
+        "It was the last worker's only job, so it is what kills them"
+        if alone
+        else "It kills them, or one of the jobs beside it does: then go again over the run when that one is found"
+    )
+    message = (
+        f"Node {key!r} was given to {MAX_CLAIMS} workers and each was gone before it had a result. {blame}. "
+        "Look for memory and crashes in the workers' logs."
+    )
+    return Failure("WORKER_LOST", message, key, item_path=node.path, details={"alone": alone})
 
 
 def time_out_node(state: RunState, node: NodeState, epoch: int) -> Verdict:

@@ -2,7 +2,8 @@
 
 A handler is one async function `(context, config) -> Result`. The worker has resolved the templates and validated the
 config by then. A handler raises TerminalError when no further attempt can help and RetryableError when one may; any
-other exception counts as retryable under the node's policy. It may be cancelled at any await.
+other exception counts as retryable under the node's policy, with an outcome that nobody knows. A handler may be
+cancelled at any await, and must not hold up the event loop.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -58,7 +59,11 @@ class TerminalError(HandlerError):
 
 
 class RetryableError(HandlerError):
-    """Trying again may help. `retry_after` (seconds) is the least wait, such as a server asked for."""
+    """Trying again may help. `retry_after` (seconds) is the least wait, such as a server asked for.
+
+    `outcome_unknown`: the effect may have happened all the same, as when the answer to a request was lost. A node that
+    is delivered at most once is then not tried again; it waits for a person.
+    """
 
     retryable = True
 
@@ -69,9 +74,11 @@ class RetryableError(HandlerError):
         *,
         details: Mapping[str, Any] | None = None,
         retry_after: float | None = None,
+        outcome_unknown: bool = False,
     ) -> None:
         super().__init__(reason, message, details=details)
         self.retry_after = retry_after
+        self.outcome_unknown = outcome_unknown
 
 
 class TokenSink(Protocol):

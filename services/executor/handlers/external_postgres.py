@@ -99,7 +99,9 @@ class ExternalDatabases:
                     "Raise the node's `timeout_seconds`, or do less at once.",
                 ) from error
             raise RetryableError(
-                "CONNECTION_LOST", f"The connection to the database {server.place} was lost or refused."
+                "CONNECTION_LOST",
+                f"The connection to the database {server.place} was lost or refused.",
+                outcome_unknown=not read_only,
             ) from error
 
     async def close(self) -> None:

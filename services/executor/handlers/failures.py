@@ -21,16 +21,21 @@ _PASSING = (
     UnauthenticatedError,
     UnavailableError,
 )
+_OPEN = (DeadlineExceededError, InternalError, UnavailableError)
+"""After these the call may have done what it should."""
 
 
 def failure_of_call(error: DomainError) -> HandlerError:
     """The failure that an error of another service means. Its reason and message are for people already."""
     details = {"violations": [{"path": item.path, "message": item.message} for item in error.violations[:20]]}
     if isinstance(error, _PASSING):
-        return RetryableError(error.reason, error.message, retry_after=error.retry_after)
+        is_unknown = isinstance(error, _OPEN)
+        return RetryableError(error.reason, error.message, retry_after=error.retry_after, outcome_unknown=is_unknown)
     return TerminalError(error.reason, error.message, details=details if error.violations else None)
 
 
 def failure_of_egress(error: EgressError) -> HandlerError:
     """The failure that a refused or broken connection means."""
-    return (RetryableError if error.retryable else TerminalError)(error.reason, error.message)
+    if error.retryable:
+        return RetryableError(error.reason, error.message, outcome_unknown=error.outcome_unknown)
+    return TerminalError(error.reason, error.message)

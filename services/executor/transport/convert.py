@@ -215,6 +215,7 @@ def report_from_proto(report: worker_pb2.Report) -> Report:
             outcome = AttemptFailure(
                 failure_from_proto(failed.failure),
                 failed.retry_after.ToTimedelta().total_seconds() if has_delay else None,
+                failed.outcome_unknown,
             )
         case "release":
             outcome = Release(started=report.release.started)

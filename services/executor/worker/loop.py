@@ -78,6 +78,8 @@ class Worker:
         self._pulling: list[asyncio.Task[None]] = []
         self._serving: list[asyncio.Task[None]] = []
         self._draining = False
+        self.finished = 0
+        """Jobs done, failed ones too."""
         self.heard = asyncio.Event()
         """An executor has answered a heartbeat."""
 
@@ -96,8 +98,11 @@ class Worker:
         for wakeups in self._wakeups:
             wakeups.ask_again()
 
-    async def drain(self, seconds: float) -> None:
-        """Take no more work, let what runs go on for `seconds`, hand back the rest, and report everything."""
+    async def drain(self, seconds: float, *, hand_back: bool = True) -> None:
+        """Take no more work, let what runs go on for `seconds`, hand back the rest, and report everything.
+
+        What is not handed back is found by its lease, and counts as a claim without a result.
+        """
         self._draining = True
         for task in self._pulling:
             task.cancel()
@@ -109,7 +114,8 @@ class Worker:
             await asyncio.wait(tasks, timeout=seconds)
         for running in list(self._running.values()):
             self._stop(running)
-            self._hand_back(running.job)
+            if hand_back:
+                self._hand_back(running.job, started=True)
         try:
             async with asyncio.timeout(_LAST_REPORTS_SECONDS):
                 while self._reports or self._requesting:
@@ -223,6 +229,7 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - an error in a handler's error must not leave the job behind
             report = failed_report(job, error)
         _finished(job.type, report.WhichOneof("outcome")).inc()
+        self.finished += 1
         if self._running.pop(held, None) is not None:
             self._freed()
             self._queue_report(report, job.executor_id)
@@ -236,8 +243,9 @@ class Worker:
     def _freed(self) -> None:
         self._slot_free.set()
 
-    def _hand_back(self, job: pb.Job) -> None:
-        self._queue_report(pb.Report(ref=job.ref, epoch=job.epoch, release=pb.Release()), job.executor_id)
+    def _hand_back(self, job: pb.Job, *, started: bool = False) -> None:
+        release = pb.Release(started=started)
+        self._queue_report(pb.Report(ref=job.ref, epoch=job.epoch, release=release), job.executor_id)
 
     def _queue_report(self, report: pb.Report, executor_id: str) -> None:
         self._reports.append((report, executor_id))

@@ -1,6 +1,9 @@
 """The worker process: `python -m services.executor.worker.main`."""
 
+import asyncio
+import os
 import platform
+import signal
 from contextlib import AsyncExitStack
 
 import structlog
@@ -11,11 +14,14 @@ from services.executor.handlers.registry import catalogue
 from services.executor.worker.loop import Worker
 from services.executor.worker.runner import Runner
 from services.executor.worker.settings import PeerSettings, Settings
+from services.executor.worker.watchdog import MemoryWatch, watch_loop
 from services.kit import nats
 from services.kit.grpc_server import GrpcServer
 from services.kit.lifecycle import run, serve_metrics
 
 log = structlog.get_logger(__name__)
+
+_RECYCLE_LOOK_SECONDS = 1.0
 
 
 async def serve(stack: AsyncExitStack) -> None:
@@ -51,10 +57,47 @@ async def serve(stack: AsyncExitStack) -> None:
     )
     workers.append(worker)
     await worker.start()
-    stack.push_async_callback(worker.drain, settings.drain_seconds)
+    _watch(worker, settings, stack)
     await health.set_healthy(True)
     # What a node execution's `worker` says, for who looks for its log or its process.
     log.info("worker_ready", worker_id=worker.worker_id)
+
+
+def _watch(worker: Worker, settings: Settings, stack: AsyncExitStack) -> None:
+    """Have the worker drained when the process is told to stop, and the process stopped when it should not go on."""
+    is_full = False
+
+    def full() -> None:
+        nonlocal is_full
+        is_full = True
+        stop()
+
+    async def drain() -> None:
+        # Work that fills the memory and does not end is not handed on for free: see `services...worker.watchdog`.
+        await worker.drain(settings.drain_seconds, hand_back=not is_full)
+
+    async def recycle() -> None:
+        while worker.finished < settings.max_jobs:
+            await asyncio.sleep(_RECYCLE_LOOK_SECONDS)
+        log.info("worker_recycled", jobs=worker.finished, limit=settings.max_jobs)
+        stop()
+
+    tasks = [asyncio.create_task(watch_loop(settings.stall_seconds))]
+    if settings.max_jobs:
+        tasks.append(asyncio.create_task(recycle()))
+    for task in tasks:
+        stack.callback(task.cancel)
+    if settings.memory_bytes:
+        watch = MemoryWatch(settings.memory_bytes, full)
+        watch.start()
+        stack.callback(watch.stop)
+    # Last, so that it is done first: the watches go on meanwhile.
+    stack.push_async_callback(drain)
+
+
+def stop() -> None:
+    """Stop as if told to from outside."""
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def main() -> None:

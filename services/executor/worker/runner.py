@@ -105,12 +105,13 @@ class Runner:
                 return await node_type.handler(context, checked)
         except TimeoutError as error:
             if not limit.expired():
-                raise RetryableError("TIMEOUT", f"Node {job.ref.node_key!r}: something it called timed out.") from error
+                text = f"Node {job.ref.node_key!r}: something it called timed out."
+                raise RetryableError("TIMEOUT", text, outcome_unknown=True) from error
             message = (
                 f"Node {job.ref.node_key!r} did not finish within its time-out of {timeout:g} s. "
                 "Raise `timeout_seconds` of the node, or make it do less."
             )
-            raise RetryableError("TIMEOUT", message) from error
+            raise RetryableError("TIMEOUT", message, outcome_unknown=True) from error
         finally:
             span.end()
 
@@ -182,6 +183,7 @@ def failed_report(job: pb.Job, error: BaseException) -> pb.Report:
     unexpected = RetryableError(
         "HANDLER_FAILED",
         f"Node {job.ref.node_key!r}: its handler failed with {type(error).__name__}. See the worker's log.",
+        outcome_unknown=True,
     )
     return pb.Report(ref=job.ref, epoch=job.epoch, failure=_failure(job, unexpected))
 
@@ -199,7 +201,8 @@ def _failure(job: pb.Job, error: HandlerError) -> pb.AttemptFailure:
             node_key=job.ref.node_key,
             retryable=error.retryable,
             details=value_pb2.Json(utf8=_details(error)) if error.details else None,
-        )
+        ),
+        outcome_unknown=getattr(error, "outcome_unknown", False),
     )
     retry_after = getattr(error, "retry_after", None)
     if retry_after is not None:

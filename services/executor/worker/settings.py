@@ -14,6 +14,20 @@ class Settings(BaseSettings):
     slots: int = Field(64, ge=1, le=1024, description="Node executions under way at a time.")
     queues: str = Field("", description="Queues to serve, comma-separated; empty = all.")
     heartbeat_seconds: float = Field(0.4, ge=0.1, le=60, description="Pause between heartbeats; well under the lease.")
+    stall_seconds: float = Field(
+        10.0,
+        ge=1,
+        le=3600,
+        description="An event loop that stands still for so long ends the process; above the lease.",
+    )
+    memory_bytes: int = Field(
+        1024 * 1024 * 1024,
+        ge=0,
+        description="A worker that has more in use finishes what it runs and ends; at 1.5 times that, at once. 0 = any.",
+    )
+    max_jobs: int = Field(
+        0, ge=0, description="A worker that has done so many finishes what it runs and ends. 0 = any."
+    )
     drain_seconds: float = Field(10.0, ge=0, le=3600, description="How long work under way may go on after SIGTERM.")
 
 

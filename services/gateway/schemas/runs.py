@@ -60,7 +60,7 @@ class ResumeInput(Input):
     decision: str = Field(
         "",
         max_length=256,
-        description="One of the choices of an `approval`; for an outcome that nobody knows, `retry`, `fail` or `succeed`.",
+        description="A choice of the `approval`; for an outcome that nobody knows, `retry`, `fail` or `succeed`.",
     )
     data: Any = Field(
         None, description="By the form of the `approval`; the payload of the event; the output where it did succeed."

@@ -38,6 +38,7 @@ async def test_a_workflow_comes_back_as_it_was_made(client: Client) -> None:
         on_error=d.ON_ERROR_CONTINUE,
         position=d.Position(x=1.5, y=-2),
         join=d.JOIN_ANY,
+        delivery=d.DELIVERY_AT_MOST_ONCE,
     )
     definition = d.Definition(
         nodes=[made, node("b")], edges=[edge("a", "b", source_port="error")], timeout=duration_pb2.Duration(seconds=90)

@@ -32,6 +32,7 @@ NODE = {
     "timeout_seconds": 2.5,
     "on_error": "continue",
     "join": "any",
+    "delivery": "at_most_once",
     "position": {"x": -1.5, "y": 2.0},
 }
 BARE = {"key": "b", "type": "output"}
@@ -43,6 +44,7 @@ DEFAULTS = {
     "timeout_seconds": None,
     "on_error": "fail",
     "join": "all",
+    "delivery": "at_least_once",
     "position": None,
 }
 

@@ -30,6 +30,8 @@ def named(part: str) -> str:
 
 
 WITH_BODY = [operation for operation in OPERATIONS if "requestBody" in described(*operation)]
+WITH_OBJECT = [operation for operation in WITH_BODY if operation != ("POST", "/api/v1/events/{token}")]
+"""Events may be any JSON."""
 
 
 def filled(path: str) -> str:
@@ -92,7 +94,7 @@ UNSAFE_BODIES = (
 )
 
 
-@pytest.mark.parametrize(("method", "path"), WITH_BODY, ids=named)
+@pytest.mark.parametrize(("method", "path"), WITH_OBJECT, ids=named)
 async def test_a_body_that_is_no_safe_json_object_is_refused(client, peers, method, path):
     headers = {"Content-Type": "application/json"}
     for content, status in UNSAFE_BODIES:
@@ -104,7 +106,7 @@ async def test_a_body_that_is_no_safe_json_object_is_refused(client, peers, meth
 
 
 STRANGE = ("id", "project_id", "user_id", "owner", "role", "created_at", "is_admin", "workspaceId", "__proto__")
-STRICT = [operation for operation in WITH_BODY if not operation[1].startswith("/v1/")]
+STRICT = [operation for operation in WITH_OBJECT if not operation[1].startswith("/v1/")]
 
 
 @pytest.mark.parametrize(("method", "path"), STRICT, ids=named)

@@ -9,7 +9,7 @@ import pytest
 
 from services.kit.errors import InvalidArgumentError
 from services.workflows.domain import drafts
-from services.workflows.domain.definition import Definition, Edge, Join, Node, OnError, Position, Retry
+from services.workflows.domain.definition import Definition, Delivery, Edge, Join, Node, OnError, Position, Retry
 from services.workflows.domain.definition_json import content_hash, dump_definition, load_definition
 from services.workflows.domain.model import EdgeExistsError, NodeKeyTakenError, NodeNotFoundError
 from tests.support.definitions import chain, transform
@@ -27,6 +27,7 @@ FULL = Definition(
             on_error=OnError.CONTINUE,
             position=Position(1.5, -2.0),
             join=Join.ANY,
+            delivery=Delivery.AT_MOST_ONCE,
         ),
         Node(id="2", key="b", type="output"),
     ),
@@ -59,6 +60,7 @@ def test_the_hash_sees_what_runs_see() -> None:
         with_first(timeout_seconds=None),
         with_first(on_error=OnError.FAIL),
         with_first(join=Join.ALL),
+        with_first(delivery=Delivery.AT_LEAST_ONCE),
         Definition(FULL.nodes, (), 60.0),
         Definition(FULL.nodes, FULL.edges, None),
     ]

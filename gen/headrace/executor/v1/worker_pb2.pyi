@@ -299,6 +299,9 @@ class AttemptFailure(_message.Message):
 
     FAILURE_FIELD_NUMBER: _builtins.int
     RETRY_AFTER_FIELD_NUMBER: _builtins.int
+    OUTCOME_UNKNOWN_FIELD_NUMBER: _builtins.int
+    outcome_unknown: _builtins.bool
+    """The attempt may have acted on the outside all the same."""
     @_builtins.property
     def failure(self) -> _run_pb2.Failure:
         """What went wrong."""
@@ -312,10 +315,11 @@ class AttemptFailure(_message.Message):
         *,
         failure: _run_pb2.Failure | None = ...,
         retry_after: _duration_pb2.Duration | None = ...,
+        outcome_unknown: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "retry_after", b"retry_after"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "retry_after", b"retry_after"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "outcome_unknown", b"outcome_unknown", "retry_after", b"retry_after"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
