@@ -19,7 +19,7 @@ from services.executor.domain.model import NewRun, RunNotFoundError
 from services.executor.domain.run_states import RunStates
 from services.executor.domain.store import RunStore
 from services.executor.engine.decide import settle
-from services.executor.engine.state import NodeState, NodeStatus, RunState
+from services.executor.engine.state import NodeState, NodeStatus, RunState, RunStatus
 from services.kit.errors import UnavailableError
 
 log = structlog.get_logger(__name__)
@@ -30,7 +30,9 @@ S = TypeVar("S")
 MAX_BATCH = 256
 MAX_TRIES = 20
 """Times a transition is repeated because its run kept moving."""
-_CACHE_BYTES = 256 * 1024 * 1024
+_ACTIVE_BYTES = 256 * 1024 * 1024
+_WAITING_BYTES = 4 * 1024 * 1024
+"""Runs that only wait: any number of them may, and each is read again when its turn comes."""
 
 _BATCH = Histogram(
     "headrace_executor_commit_transitions", "Transitions in a commit.", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -119,8 +121,7 @@ class _Lane:
         self._queue: deque[_Work[Any, Any]] = deque()
         self._wanted = asyncio.Event()
         self._closing = False
-        self._cache: OrderedDict[UUID, tuple[RunState, int]] = OrderedDict()
-        self._cache_bytes = 0
+        self._active, self._waiting = _Cache(_ACTIVE_BYTES), _Cache(_WAITING_BYTES)
 
     @property
     def queued(self) -> int:
@@ -179,9 +180,7 @@ class _Lane:
             self._drop(run_id)
 
     def _drop(self, run_id: UUID) -> RunState | None:
-        state, size = self._cache.pop(run_id, (None, 0))
-        self._cache_bytes -= size
-        return state
+        return self._active.take(run_id) or self._waiting.take(run_id)
 
     async def _process(self, batch: list[_Work[Any, Any]]) -> None:
         by_run: dict[UUID, list[_Work[Any, Any]]] = {}
@@ -285,7 +284,7 @@ class _Lane:
             future.add_done_callback(_log_failure)
             self._queue.append(_Work(state.run_id, settle, lambda _, __: None, future))
         if not state.is_terminal:
-            self._keep(state)
+            (self._waiting if state.status is RunStatus.WAITING else self._active).keep(state)
         for work in works:
             if not work.done.done():
                 try:
@@ -293,12 +292,26 @@ class _Lane:
                 except Exception as error:  # noqa: BLE001 - whatever it is, it is this caller's alone
                     _fail(work, error)
 
-    def _keep(self, state: RunState) -> None:
+
+class _Cache:
+    """States of runs, the ones used longest ago dropped first."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._states: OrderedDict[UUID, tuple[RunState, int]] = OrderedDict()
+        self._bytes = 0
+
+    def take(self, run_id: UUID) -> RunState | None:
+        state, size = self._states.pop(run_id, (None, 0))
+        self._bytes -= size
+        return state
+
+    def keep(self, state: RunState) -> None:
         size = state.size_bytes()
-        self._cache[state.run_id] = (state, size)
-        self._cache_bytes += size
-        while self._cache_bytes > _CACHE_BYTES and len(self._cache) > 1:
-            self._drop(next(iter(self._cache)))
+        self._states[state.run_id] = (state, size)
+        self._bytes += size
+        while self._bytes > self._max_bytes and len(self._states) > 1:
+            self.take(next(iter(self._states)))
 
 
 def _fail(work: _Work[Any, Any], error: Exception) -> None:

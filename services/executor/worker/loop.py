@@ -50,8 +50,17 @@ class Worker:
     """One worker process."""
 
     def __init__(
-        self, client: Client, runner: Runner, *, queues: Sequence[str], slots: int, heartbeat_seconds: float, host: str
+        self,
+        client: Client,
+        runner: Runner,
+        *,
+        queues: Sequence[str],
+        slots: int,
+        heartbeat_seconds: float,
+        host: str,
+        max_jobs: int = 0,
     ) -> None:
+        """`max_jobs`: after so many, `enough` is set; 0 = never."""
         self.worker_id = str(new_id())
         self._client = client
         self._executor = ExecutorClient(client)
@@ -78,8 +87,9 @@ class Worker:
         self._pulling: list[asyncio.Task[None]] = []
         self._serving: list[asyncio.Task[None]] = []
         self._draining = False
-        self.finished = 0
-        """Jobs done, failed ones too."""
+        self._finished, self._max_jobs = 0, max_jobs
+        self.enough = asyncio.Event()
+        """As many jobs are done as one process shall do."""
         self.heard = asyncio.Event()
         """An executor has answered a heartbeat."""
 
@@ -229,7 +239,9 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - an error in a handler's error must not leave the job behind
             report = failed_report(job, error)
         _finished(job.type, report.WhichOneof("outcome")).inc()
-        self.finished += 1
+        self._finished += 1
+        if self._finished == self._max_jobs:
+            self.enough.set()
         if self._running.pop(held, None) is not None:
             self._freed()
             self._queue_report(report, job.executor_id)

@@ -21,8 +21,6 @@ from services.kit.lifecycle import run, serve_metrics
 
 log = structlog.get_logger(__name__)
 
-_RECYCLE_LOOK_SECONDS = 1.0
-
 
 async def serve(stack: AsyncExitStack) -> None:
     """Build a worker from the environment and start it; the stack drains it."""
@@ -54,6 +52,7 @@ async def serve(stack: AsyncExitStack) -> None:
         slots=settings.slots,
         heartbeat_seconds=settings.heartbeat_seconds,
         host=platform.node(),
+        max_jobs=settings.max_jobs,
     )
     workers.append(worker)
     await worker.start()
@@ -77,16 +76,12 @@ def _watch(worker: Worker, settings: Settings, stack: AsyncExitStack) -> None:
         await worker.drain(settings.drain_seconds, hand_back=not is_full)
 
     async def recycle() -> None:
-        while worker.finished < settings.max_jobs:
-            await asyncio.sleep(_RECYCLE_LOOK_SECONDS)
-        log.info("worker_recycled", jobs=worker.finished, limit=settings.max_jobs)
+        await worker.enough.wait()
+        log.info("worker_recycled", jobs=settings.max_jobs)
         stop()
 
-    tasks = [asyncio.create_task(watch_loop(settings.stall_seconds))]
-    if settings.max_jobs:
-        tasks.append(asyncio.create_task(recycle()))
-    for task in tasks:
-        stack.callback(task.cancel)
+    for task in (watch_loop(settings.stall_seconds), recycle()):
+        stack.callback(asyncio.create_task(task).cancel)
     if settings.memory_bytes:
         watch = MemoryWatch(settings.memory_bytes, full)
         watch.start()

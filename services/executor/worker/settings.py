@@ -23,7 +23,7 @@ class Settings(BaseSettings):
     memory_bytes: int = Field(
         1024 * 1024 * 1024,
         ge=0,
-        description="A worker that has more in use finishes what it runs and ends; at 1.5 times that, at once. 0 = any.",
+        description="A worker that uses more finishes what it runs and ends; at 1.5 times that, at once. 0 = any.",
     )
     max_jobs: int = Field(
         0, ge=0, description="A worker that has done so many finishes what it runs and ends. 0 = any."
