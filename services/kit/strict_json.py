@@ -30,13 +30,21 @@ def loads(data: bytes | str, *, max_bytes: int, max_values: int = MAX_VALUES) ->
     return value
 
 
-def check(value: Any, *, max_values: int = MAX_VALUES) -> None:
-    """Raise InvalidArgumentError unless a parsed value is safe: depth, number of values, text, finite numbers."""
+def check(value: Any, *, max_values: int = MAX_VALUES, max_characters: int | None = None) -> None:
+    """Raise InvalidArgumentError unless a parsed value is safe: depth, number of values, text, finite numbers.
+
+    `max_characters` bounds all text together, so that what is far too large need not be written to be measured.
+    """
     # Linked places instead of paths: a path is put together for the one value that is refused, not for all.
     stack: list[tuple[Any, _Place, int]] = [(value, ("$", None), 1)]
     seen = 1
+    characters = 0
     while stack:
         item, place, depth = stack.pop()
+        if max_characters is not None and isinstance(item, str):
+            characters += len(item)
+            if characters > max_characters:
+                raise _refused("TOO_LARGE", f"More than {max_characters} characters of text in one document.", "")
         if depth > MAX_DEPTH:
             raise _refused("TOO_DEEP", f"Nested deeper than {MAX_DEPTH} levels.", _path(place))
         if isinstance(item, dict):

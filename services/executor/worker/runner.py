@@ -162,19 +162,25 @@ def _shown(config: dict[str, Any], node_type: NodeType) -> bytes:
 
 def _checked_output(job: pb.Job, result: Result) -> bytes:
     try:
-        strict_json.check(result.output)
+        strict_json.check(result.output, max_characters=MAX_OUTPUT_BYTES)
         output = orjson.dumps(result.output)
     except (InvalidArgumentError, orjson.JSONEncodeError) as error:
+        if isinstance(error, InvalidArgumentError) and error.violations[0].code == "TOO_LARGE":
+            raise _too_large(job, f"more than {MAX_OUTPUT_BYTES}") from error
         raise TerminalError(
             "INVALID_OUTPUT", f"Node {job.ref.node_key!r} has an output that is not JSON: {error}"
         ) from error
     if len(output) > MAX_OUTPUT_BYTES:
-        raise TerminalError(
-            "OUTPUT_TOO_LARGE",
-            f"The output of node {job.ref.node_key!r} has {len(output)} bytes; the limit is {MAX_OUTPUT_BYTES}. "
-            "Return less, or store the data and pass on its id.",
-        )
+        raise _too_large(job, str(len(output)))
     return output
+
+
+def _too_large(job: pb.Job, size: str) -> TerminalError:
+    return TerminalError(
+        "OUTPUT_TOO_LARGE",
+        f"The output of node {job.ref.node_key!r} has {size} bytes; the limit is {MAX_OUTPUT_BYTES}. "
+        "Return less, or store the data and pass on its id.",
+    )
 
 
 def failed_report(job: pb.Job, error: BaseException) -> pb.Report:
