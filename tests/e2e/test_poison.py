@@ -1,0 +1,156 @@
+"""Handlers that do their workers harm: they are given up with a reason, and everybody else's work goes on."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from tests.e2e.client import User, node
+from tests.support import poison
+from tests.support.stack import LocalStack, running_stack
+from tests.support.waiting import await_until
+
+STALL_SECONDS, MEMORY_BYTES = 4, 400 * 2**20
+
+
+@pytest.fixture(scope="module")
+async def poisoned(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LocalStack]:
+    folder = tmp_path_factory.mktemp("poison")
+    environ = poison.installed(folder / "packages") | {
+        "HEADRACE_WORKER_STALL_SECONDS": str(STALL_SECONDS),
+        "HEADRACE_WORKER_MEMORY_BYTES": str(MEMORY_BYTES),
+        "HEADRACE_WORKER_DRAIN_SECONDS": "0",
+    }
+    async with running_stack(folder / "home", replicas={"worker": 2}, environ=environ) as running:
+        yield running
+
+
+@pytest.fixture
+async def victim(poisoned: LocalStack) -> AsyncIterator[User]:
+    made = await User.register(poisoned.gateway_url)
+    yield made
+    await made.http.aclose()
+
+
+@pytest.fixture
+async def neighbour(poisoned: LocalStack) -> AsyncIterator[User]:
+    made = await User.register(poisoned.gateway_url)
+    yield made
+    await made.http.aclose()
+
+
+async def start(user: User, type: str, config: dict[str, Any] | None = None, **more: Any) -> str:
+    started = await user.start(await user.workflow(node("bad", f"poison_{type}", config, **more)))
+    return str(started["id"])
+
+
+def logs(stack: LocalStack) -> str:
+    return stack.log("worker", 0) + stack.log("worker", 1)
+
+
+async def claims(user: User, run_id: str) -> list[dict[str, Any]]:
+    page = await user.ask("GET", f"/runs/{run_id}/events", Accept="application/json")
+    return [event for event in page["items"] if event["type"] == "node.started"]
+
+
+async def test_a_handler_that_kills_its_workers_is_given_up_after_five_and_named(
+    victim: User, neighbour: User, poisoned: LocalStack
+) -> None:
+    run_id = await start(victim, "kill")
+    fine = await neighbour.run(node("fine", "noop", {"value": 1}))
+    run = await victim.ended(run_id)
+    assert fine["status"] == "succeeded"
+    assert (run["status"], run["error"]["reason"], run["error"]["node_key"]) == ("failed", "WORKER_LOST", "bad")
+    assert run["error"]["details"] == {"alone": True}
+    assert len(await claims(victim, run_id)) == 5
+    after = await neighbour.run(node("fine", "noop", {"value": 2}))
+    assert after["status"] == "succeeded"
+
+
+async def test_a_handler_that_never_awaits_loses_its_lease_and_its_worker_is_ended_with_its_stack_in_the_log(
+    victim: User, neighbour: User, poisoned: LocalStack
+) -> None:
+    run_id = await start(victim, "spin")
+    await victim.until_event(run_id, "node.requeued")
+    fine = await neighbour.run(node("fine", "noop", {"value": 1}))
+    assert fine["status"] == "succeeded"
+    run = await victim.ended(run_id)
+    assert run["error"]["reason"] == "WORKER_LOST"
+    assert "in spin" in logs(poisoned)
+    assert (await neighbour.run(node("fine", "noop", {"value": 2})))["status"] == "succeeded"
+
+
+async def test_what_raises_no_exception_and_what_returns_too_much_fail_and_their_worker_lives_on(
+    victim: User, poisoned: LocalStack
+) -> None:
+    before = [poisoned.process("worker", replica)["pid"] for replica in (0, 1)]
+    thrown = await victim.ended(await start(victim, "throw"))
+    boasted = await victim.ended(await start(victim, "boast", {"amount": 100 * 2**20}))
+    assert (thrown["error"]["reason"], boasted["error"]["reason"]) == ("HANDLER_FAILED", "OUTPUT_TOO_LARGE")
+    assert [poisoned.process("worker", replica)["pid"] for replica in (0, 1)] == before
+
+
+async def test_a_worker_whose_memory_is_full_ends_and_what_filled_it_is_given_up(
+    victim: User, neighbour: User, poisoned: LocalStack
+) -> None:
+    run_id = await start(victim, "eat", {"amount": MEMORY_BYTES + 64 * 2**20})
+    run = await victim.ended(run_id)
+    assert run["error"]["reason"] == "WORKER_LOST"
+    assert '"memory_limit_reached"' in logs(poisoned) or '"memory_exhausted"' in logs(poisoned)
+    assert (await neighbour.run(node("fine", "noop", {"value": 1})))["status"] == "succeeded"
+
+
+async def test_a_node_delivered_at_most_once_waits_for_a_person_when_its_worker_is_lost(
+    victim: User, poisoned: LocalStack
+) -> None:
+    run_id = await start(victim, "kill", delivery="at_most_once", retry={"max_attempts": 5, "when": "true"})
+    event = await victim.until_event(run_id, "node.unknown")
+    assert event.data["data"]["error"]["reason"] == "OUTCOME_UNKNOWN"
+
+    async def status() -> bool:
+        return bool((await victim.ask("GET", f"/runs/{run_id}"))["status"] == "waiting")
+
+    await await_until(status, within=30)
+    url = f"/runs/{run_id}/nodes/bad/resume"
+    assert (await victim.ask("POST", url, {}, expect=422))["violations"][0]["path"] == "decision"
+    await victim.ask("POST", url, {"decision": "succeed", "data": {"id": 7}})
+    run = await victim.ended(run_id)
+    assert (run["status"], run["output"]) == ("succeeded", {"bad": {"id": 7}})
+    assert len(await claims(victim, run_id)) == 1
+
+
+async def test_a_worker_that_was_held_up_too_long_does_not_record_what_it_did(
+    victim: User, poisoned: LocalStack
+) -> None:
+    """Its lease is over before it comes to; another worker has the job, and the late result is stale."""
+    run_id = await start(victim, "block", {"seconds": 2.6})
+    await victim.until_event(run_id, "node.requeued")
+    started = await claims(victim, run_id)
+    assert len({event["data"]["worker"] for event in started}) == len(started)
+    await victim.ask("POST", f"/runs/{run_id}/cancel", expect=202)
+
+
+async def test_a_job_handed_back_by_a_worker_that_is_told_to_stop_is_taken_up_within_a_second(
+    victim: User, poisoned: LocalStack
+) -> None:
+    started = await victim.start(await victim.workflow(node("slow", "noop", {"seconds": 600}, timeout_seconds=600)))
+    first = (await victim.until_event(started["id"], "node.started")).data["data"]["worker"]
+    for replica in (0, 1):
+        lines = [line for line in poisoned.log("worker", replica).splitlines() if '"worker_ready"' in line]
+        if json.loads(lines[-1])["worker_id"] == first:
+            poisoned.kill("worker", replica, signal.SIGTERM)
+    await victim.until_event(started["id"], "node.requeued")
+
+    async def taken() -> bool:
+        return len(await claims(victim, started["id"])) == 2
+
+    await await_until(taken, within=30)
+    page = await victim.ask("GET", f"/runs/{started['id']}/events", Accept="application/json")
+    at = {event["type"]: datetime.fromisoformat(event["at"]) for event in page["items"]}
+    assert (at["node.started"] - at["node.requeued"]).total_seconds() < 1
+    await victim.ask("POST", f"/runs/{started['id']}/cancel", expect=202)
