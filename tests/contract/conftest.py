@@ -73,6 +73,7 @@ async def settle(client: httpx.AsyncClient) -> Inhabitant:
         "edge_id": workflow["definition"]["edges"][0]["id"],
         "number": "1",
         "run_id": run["id"],
+        "node_key": "a",
         "collection_id": collection["id"],
         "record_id": "r",
         "name": "t",

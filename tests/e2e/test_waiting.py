@@ -52,7 +52,8 @@ async def test_only_approvers_answer_and_viewers_neither_answer_nor_see_the_addr
     me = await user.ask("GET", "/auth/me")
     project = me["projects"][0]["id"]
     there = {"X_Project_Id": project}
-    await user.ask("PUT", f"/projects/{project}/members", {"email": other_user.email, "role": "viewer"}, expect=200)
+    them = await other_user.ask("GET", "/auth/me")
+    await user.ask("PUT", f"/projects/{project}/members/{them['id']}", {"role": "viewer"})
     closed = await user.start(await user.workflow(node("ask", "approval", {"title": "?", "approvers": ["bob@x.io"]})))
     opened = await user.start(await user.workflow(node("e", "wait_for_event")))
     assert (await waiting(user, closed["id"]))["resume_url"] is None
