@@ -13,6 +13,7 @@ KINDS = {
     "work": NodeKind(inline=False, queue="default", default_timeout=60),
     "condition": NodeKind(inline=True, queue="", default_timeout=60, expression_fields=("when",)),
     "transform": NodeKind(inline=True, queue="", default_timeout=60),
+    "wait_for_event": NodeKind(inline=True, queue="", default_timeout=60, effect_of=lambda _: "read"),
     "map": NodeKind(inline=True, queue="", default_timeout=60, body_fields=("body",)),
     "loop": NodeKind(
         inline=True,
@@ -23,6 +24,7 @@ KINDS = {
     ),
     "sub_workflow": NodeKind(inline=True, queue="", default_timeout=60),
 }
+_PORTS = {"condition": ["true", "false"], "wait_for_event": ["out", "out", "timeout", "error"]}
 MAX_NODES = 8
 _DEPTH = 3
 
@@ -58,7 +60,8 @@ class Case:
 
     def _config(self, spec: Spec) -> dict[str, Any]:
         if spec.body is None:
-            return {"when": str(spec.behaviour.port == "true").lower()} if spec.kind == "condition" else {}
+            timeout = {"timeout_seconds": 5} if spec.behaviour.port == "timeout" else {}
+            return {"when": str(spec.behaviour.port == "true").lower()} if spec.kind == "condition" else timeout
         if spec.kind == "sub_workflow":
             graph = self._graph(spec.body.nodes, spec.body.edges)
             self.links[f"{spec.key}@latest"] = Linked(uuid4(), graph)
@@ -92,7 +95,7 @@ class Case:
 @st.composite
 def _scopes(draw: st.DrawFn, prefix: str, depth: int, most: int) -> tuple[list[Spec], list[tuple[str, str, str]]]:
     count = draw(st.integers(1, most))
-    plain = ["work", "work", "work", "condition", "transform"]
+    plain = ["work", "work", "work", "condition", "transform", "wait_for_event"]
     kinds = plain if depth == _DEPTH else [*plain, "map", "loop", "sub_workflow"]
     specs = []
     for position in range(count):
@@ -100,7 +103,7 @@ def _scopes(draw: st.DrawFn, prefix: str, depth: int, most: int) -> tuple[list[S
     edges = []
     for target in range(1, count):
         for source in sorted(draw(st.sets(st.integers(0, target - 1), max_size=3))):
-            ports = ["true", "false"] if specs[source].kind == "condition" else ["out", "out", "error"]
+            ports = _PORTS.get(specs[source].kind, ["out", "out", "error"])
             edges.append((specs[source].key, specs[target].key, draw(st.sampled_from(ports))))
     return specs, edges
 
@@ -112,7 +115,8 @@ def _spec(draw: st.DrawFn, key: str, kind: str, depth: int) -> Spec:
         times = {"map": st.integers(0, 3), "loop": st.integers(1, 3), "sub_workflow": st.just(1)}[kind]
         on_item_error = draw(st.sampled_from(["fail", "continue", "collect"]))
         body = Body(nodes, edges, draw(times), on_item_error, draw(st.integers(1, 3)))
-    port = draw(st.sampled_from(["true", "false"])) if kind == "condition" else "out"
+    ways = {"condition": ["true", "false"], "wait_for_event": ["out", "timeout"]}.get(kind, ["out"])
+    port = draw(st.sampled_from(ways))
     failures = draw(st.sampled_from([0, 0, 0, 1, 2, -1])) if kind == "work" else 0
     only_in = draw(st.none() | st.frozensets(st.integers(0, 3), max_size=2)) if failures else None
     attempts = draw(st.integers(1, 3)) if body is None else 1

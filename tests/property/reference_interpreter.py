@@ -38,7 +38,7 @@ class Spec:
 
     key: str
     kind: str
-    """work, condition, transform, map, loop or sub_workflow."""
+    """work, condition, transform, wait_for_event, map, loop or sub_workflow."""
     max_attempts: int = 1
     continue_on_error: bool = False
     behaviour: Behaviour = field(default_factory=Behaviour)
@@ -67,6 +67,8 @@ def interpret(nodes: list[Spec], edges: list[tuple[str, str, str]], path: str = 
             found.statuses[node.key] = "skipped"
             continue
         succeeded, output = _run(node, path, number, found)
+        if node.behaviour.port == "timeout":
+            succeeded = any(source == node.key and port == "timeout" for source, _, port in edges)
         if succeeded:
             found.statuses[node.key], ports[node.key] = "succeeded", node.behaviour.port
             found.outputs[node.key] = output
@@ -115,6 +117,8 @@ def _attempts_succeed(node: Spec, number: int) -> bool:
 
 
 def _plain_output(node: Spec, path: str) -> Any:
-    if node.kind == "work":
+    if node.behaviour.port == "timeout":
+        return None
+    if node.kind in ("work", "wait_for_event"):
         return [path, node.key]
     return {"result": node.behaviour.port == "true"} if node.kind == "condition" else {}

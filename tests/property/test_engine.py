@@ -10,7 +10,7 @@ import orjson
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.executor.engine import decide, rerun
+from services.executor.engine import decide, rerun, waits
 from services.executor.engine.decide import Verdict
 from services.executor.engine.restore import restore
 from services.executor.engine.state import (
@@ -23,6 +23,7 @@ from services.executor.engine.state import (
     RunStatus,
     Usage,
 )
+from services.executor.engine.waits import Answer
 from tests.property.engine_cases import Case, cases
 from tests.property.reference_interpreter import Expected
 
@@ -74,6 +75,10 @@ def act(case: Case, state: RunState, node: NodeState, choice: str) -> None:
         assert decide.claim(state, node, ready, worker="w", claim_id="c") is Verdict.ACCEPTED
         assert decide.claim(state, node, ready, worker="w", claim_id="c") is Verdict.REPEATED
         assert decide.claim(state, node, ready, worker="other", claim_id="d") is Verdict.STALE
+    elif waits.waits_for_answer(node) and case.by_key[node.spec.key].behaviour.port == "out":
+        answer = Answer("", orjson.dumps([node.path, node.spec.key]), None)
+        assert decide.resume(state, node, answer) is Verdict.ACCEPTED
+        assert decide.resume(state, node, answer) is Verdict.STALE
     elif node.status is NodeStatus.WAITING:
         assert decide.wake(state, node, node.epoch) is Verdict.ACCEPTED
     elif choice == "lose" and node.claims < decide.MAX_CLAIMS - 1:

@@ -4,82 +4,48 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 from uuid import UUID, uuid4
 
 import orjson
 import pytest
-from headrace.common.v1 import value_pb2
-from headrace.workflows.v1 import definition_pb2
 
 from services.executor.domain.answers import Answers
-from services.executor.domain.committer import Committer
 from services.executor.domain.model import (
     EventNotFoundError,
-    NewRun,
     NodeNotFoundError,
     NodeNotWaitingError,
     NodeRef,
     NotAnApproverError,
-    Version,
 )
 from services.executor.domain.resume_tokens import ResumeTokens
-from services.executor.domain.run_states import RunStates
-from services.executor.domain.versions import Versions
 from services.executor.engine import decide
 from services.executor.engine.decide import Verdict
-from services.executor.engine.state import NodeState, RunState, RunStatus
+from services.executor.engine.state import RunState, RunStatus
 from services.executor.engine.waits import Answer, Person
-from services.executor.handlers.registry import catalogue
 from services.executor.storage.postgres import PostgresRunStore
-from services.executor.transport.convert import graph_from_definition, node_kind
 from services.kit.errors import DomainError, IdempotencyKeyReusedError
 from services.kit.ids import new_id
 from services.kit.postgres import open_pool
+from tests.support import executors as support
+from tests.support.executors import PROJECT, a_version, committing
 
-KINDS = {name: node_kind(node_type) for name, node_type in catalogue().items()}
-PROJECT = uuid4()
 EVE = Person(str(uuid4()), "eve@example.com", "editor")
 
 
-class Silent:
-    def announce(self, state: RunState, ready: Sequence[NodeState]) -> None:
-        """See Announcer: nobody listens."""
-
-
-class Executor:
-    """What one executor process has of its own: a committer with its copies of runs."""
+class Executor(support.Executor):
+    """An executor that people ask."""
 
     def __init__(self, store: PostgresRunStore) -> None:
-        self.store = store
-        # Every version is in the store already: the workflows service is never asked.
-        self.versions = Versions(store, None, lambda data: graph_from_definition(data, KINDS))  # type: ignore[arg-type]
-        self.committer = Committer(store, RunStates(store, self.versions), Silent(), lanes=2)
+        super().__init__(store)
         self.answers = Answers(store, self.committer, ResumeTokens(b"k" * 32))
 
-    async def start(self, node_type: str = "approval", **config: Any) -> NodeRef:
+    async def wait(self, node_type: str = "approval", **config: Any) -> NodeRef:
         """Start a run of one node that waits."""
-        node = definition_pb2.Node(key="ask", type=node_type, config=value_pb2.Json(utf8=orjson.dumps(config)))
-        data = definition_pb2.Definition(nodes=[node]).SerializeToString()
-        version = Version(new_id(), PROJECT, uuid4(), "w", 1, data, graph_from_definition(data, KINDS))
-        await self.store.keep_version(version)
-        run_id = new_id()
-
-        def make() -> RunState:
-            return RunState(
-                run_id=run_id,
-                project_id=str(PROJECT),
-                workflow_id=str(version.workflow_id),
-                version_id=str(version.id),
-                version_number=1,
-                graph=version.graph,
-                input=b"{}",
-            )
-
-        new = NewRun(workflow_name="w", request_hash=None, started_by=None, timeout_seconds=3600)
-        await self.committer.submit_new(run_id, new, make, decide.start, lambda _, __: None)
-        return NodeRef(run_id, "ask")
+        ref = NodeRef(new_id(), "ask")
+        await self.start(ref.run_id, await a_version(self, {"key": "ask", "type": node_type, "config": config}))
+        return ref
 
     async def resume(self, ref: NodeRef, decision: str = "approve", data: Any = None, *, key: str = "") -> RunStatus:
         said = Answer(decision, orjson.dumps(data), EVE)
@@ -99,11 +65,8 @@ class Executor:
 async def executors(database: Callable[[str], Awaitable[str]]) -> AsyncIterator[tuple[Executor, Executor]]:
     pool = await open_pool(await database("executor"), size=6)
     both = Executor(PostgresRunStore(pool)), Executor(PostgresRunStore(pool))
-    for executor in both:
-        executor.committer.start()
-    yield both
-    for executor in both:
-        await executor.committer.stop()
+    async with committing(*both):
+        yield both
     await pool.close()
 
 
@@ -119,7 +82,7 @@ async def test_of_answers_tokens_and_timers_at_once_exactly_one_counts(executors
     one, other = executors
 
     async def race(number: int) -> Counter[str]:
-        ref = await one.start(title="?", timeout_seconds=3600)
+        ref = await one.wait(title="?", timeout_seconds=3600)
         token = await one.token(ref)
 
         def expire(state: RunState) -> Verdict:
@@ -148,7 +111,7 @@ async def test_of_answers_tokens_and_timers_at_once_exactly_one_counts(executors
 
 async def test_the_same_request_again_gives_the_same_answer_and_no_other(executors: tuple[Executor, Executor]) -> None:
     one, other = executors
-    ref = await one.start(title="?")
+    ref = await one.wait(title="?")
     assert await one.resume(ref, data=1, key="k") is RunStatus.SUCCEEDED
     assert await other.resume(ref, data=1, key="k") is RunStatus.SUCCEEDED
     with pytest.raises(IdempotencyKeyReusedError):
@@ -162,7 +125,7 @@ async def test_a_token_is_good_for_one_event_and_says_nothing_of_what_is_not_the
     executors: tuple[Executor, Executor],
 ) -> None:
     one, other = executors
-    ref = await one.start("wait_for_event")
+    ref = await one.wait("wait_for_event")
     token = await one.token(ref)
     await other.answers.deliver(token, b'{"paid": true}', request_id="k")
     await one.answers.deliver(token, b'{"paid": true}', request_id="k")
@@ -180,7 +143,7 @@ async def test_where_approvers_are_named_only_they_answer_and_there_is_no_token(
     executors: tuple[Executor, Executor],
 ) -> None:
     one, _ = executors
-    ref = await one.start(title="?", approvers=["bob@example.com"])
+    ref = await one.wait(title="?", approvers=["bob@example.com"])
     assert await one.token(ref) == ""
     with pytest.raises(NodeNotWaitingError):
         await one.answers.deliver(one.answers.token(ref, 1), b'{"decision": "approve"}', request_id="")
@@ -193,7 +156,7 @@ async def test_where_approvers_are_named_only_they_answer_and_there_is_no_token(
 
 async def test_what_is_not_there_is_told_from_what_does_not_wait(executors: tuple[Executor, Executor]) -> None:
     one, _ = executors
-    ref = await one.start(title="?")
+    ref = await one.wait(title="?")
     for place in (NodeRef(ref.run_id, "nobody"), NodeRef(ref.run_id, "ask", "each[0]")):
         with pytest.raises(NodeNotFoundError):
             await one.resume(place)
