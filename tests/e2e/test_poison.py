@@ -15,7 +15,7 @@ from tests.support import poison
 from tests.support.stack import LocalStack, running_stack
 from tests.support.waiting import await_until
 
-STALL_SECONDS, MEMORY_BYTES = 4, 400 * 2**20
+STALL_SECONDS, MEMORY_BYTES, MAX_JOBS = 4, 400 * 2**20, 500
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +24,7 @@ async def poisoned(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Lo
     environ = poison.installed(folder / "packages") | {
         "HEADRACE_WORKER_STALL_SECONDS": str(STALL_SECONDS),
         "HEADRACE_WORKER_MEMORY_BYTES": str(MEMORY_BYTES),
+        "HEADRACE_WORKER_MAX_JOBS": str(MAX_JOBS),
         "HEADRACE_WORKER_DRAIN_SECONDS": "0",
     }
     async with running_stack(folder / "home", replicas={"worker": 2}, environ=environ) as running:
@@ -159,3 +160,15 @@ async def test_a_job_handed_back_by_a_worker_that_is_told_to_stop_is_taken_up_wi
     at = {event["type"]: datetime.fromisoformat(event["at"]) for event in page["items"]}
     assert (at["node.started"] - at["node.requeued"]).total_seconds() < 1
     await victim.ask("POST", f"/runs/{started['id']}/cancel", expect=202)
+
+
+async def test_a_worker_that_has_done_enough_makes_room_for_another_and_no_job_is_lost(
+    victim: User, poisoned: LocalStack
+) -> None:
+    before = logs(poisoned).count('"worker_recycled"')
+    body = {"nodes": [node("n", "noop", {"value": "{{ index }}"})], "edges": []}
+    each = node("each", "map", {"items": "{{ input }}", "body": body, "concurrency": 100})
+    started = await victim.start(await victim.workflow(each), list(range(2 * MAX_JOBS)))
+    run = await victim.ended(started["id"])
+    assert run["output"]["each"]["results"] == [{"n": number} for number in range(2 * MAX_JOBS)]
+    await await_until(lambda: logs(poisoned).count('"worker_recycled"') > before, within=30)

@@ -120,10 +120,12 @@ async def start_worker(executor: Executor) -> AsyncIterator[Start]:
     client = await nats.connect(backends.nats_url("worker"), name="test-worker")
     workers: list[Worker] = []
 
-    async def start(handler: Callable[[Context, Any], Any], slots: int = 8) -> Worker:
+    async def start(handler: Callable[[Context, Any], Any], slots: int = 8, max_jobs: int = 0) -> Worker:
         kind = NodeType(name="t", title="", help="", icon="", category="", config=Config, output={}, handler=handler)
         runner = Runner({"t": kind}, None)
-        worker = Worker(client, runner, queues=["default"], slots=slots, heartbeat_seconds=0.2, host="here")
+        worker = Worker(
+            client, runner, queues=["default"], slots=slots, heartbeat_seconds=0.2, host="here", max_jobs=max_jobs
+        )
         workers.append(worker)
         await worker.start()
         return worker
@@ -221,18 +223,45 @@ async def test_a_wakeup_that_cannot_be_read_is_dropped_for_good(executor: Execut
     await await_until(is_gone, within=30)
 
 
+async def forever(context: Context, config: Config) -> Result:
+    await asyncio.Event().wait()
+    return Result(None)
+
+
 async def test_a_worker_that_is_drained_hands_back_what_it_runs_and_what_it_is_given(
     executor: Executor, start_worker: Start
 ) -> None:
-    async def forever(context: Context, config: Config) -> Result:
-        await asyncio.Event().wait()
-        return Result(None)
-
     worker = await start_worker(forever)
     await executor.wake()
     await await_until(lambda: executor.claims, within=30)
     await worker.drain(0)
     assert [report.WhichOneof("outcome") for report in executor.reports] == ["release"]
+
+
+@pytest.mark.parametrize("hand_back", [True, False])
+async def test_what_had_begun_is_handed_back_as_such_or_left_to_the_lease(
+    hand_back: bool, executor: Executor, start_worker: Start
+) -> None:
+    begun = asyncio.Event()
+
+    async def begin(context: Context, config: Config) -> Result:
+        begun.set()
+        return await forever(context, config)
+
+    worker = await start_worker(begin)
+    await executor.wake()
+    await asyncio.wait_for(begun.wait(), 30)
+    await worker.drain(0, hand_back=hand_back)
+    assert [report.release.started for report in executor.reports] == [True] * hand_back
+
+
+async def test_a_worker_says_when_it_has_done_enough(executor: Executor, start_worker: Start) -> None:
+    worker = await start_worker(one, max_jobs=2)
+    await executor.wake()
+    await await_until(lambda: len(executor.reports) == 1, within=30)
+    assert not worker.enough.is_set()
+    await executor.wake()
+    await asyncio.wait_for(worker.enough.wait(), 30)
 
 
 async def test_lost_wakeups_are_published_again_even_if_the_first_try_fails(
