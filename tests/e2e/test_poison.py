@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import signal
 from collections.abc import AsyncIterator
-from datetime import datetime
 from typing import Any
 
 import pytest
@@ -139,27 +136,6 @@ async def test_a_worker_that_was_held_up_too_long_does_not_record_what_it_did(
     await await_until(told, within=30)
     assert (await victim.ask("GET", f"/runs/{run_id}"))["output"] is None
     await victim.ask("POST", f"/runs/{run_id}/cancel", expect=202)
-
-
-async def test_a_job_handed_back_by_a_worker_that_is_told_to_stop_is_taken_up_within_a_second(
-    victim: User, poisoned: LocalStack
-) -> None:
-    started = await victim.start(await victim.workflow(node("slow", "noop", {"seconds": 600}, timeout_seconds=600)))
-    first = (await victim.until_event(started["id"], "node.started")).data["data"]["worker"]
-    for replica in (0, 1):
-        lines = [line for line in poisoned.log("worker", replica).splitlines() if '"worker_ready"' in line]
-        if json.loads(lines[-1])["worker_id"] == first:
-            poisoned.kill("worker", replica, signal.SIGTERM)
-    await victim.until_event(started["id"], "node.requeued")
-
-    async def taken() -> bool:
-        return len(await claims(victim, started["id"])) == 2
-
-    await await_until(taken, within=30)
-    page = await victim.ask("GET", f"/runs/{started['id']}/events", Accept="application/json")
-    at = {event["type"]: datetime.fromisoformat(event["at"]) for event in page["items"]}
-    assert (at["node.started"] - at["node.requeued"]).total_seconds() < 1
-    await victim.ask("POST", f"/runs/{started['id']}/cancel", expect=202)
 
 
 async def test_a_worker_that_has_done_enough_makes_room_for_another_and_no_job_is_lost(

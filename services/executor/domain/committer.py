@@ -31,7 +31,7 @@ MAX_BATCH = 256
 MAX_TRIES = 20
 """Times a transition is repeated because its run kept moving."""
 _ACTIVE_BYTES = 256 * 1024 * 1024
-_WAITING_BYTES = 4 * 1024 * 1024
+_WAITING_BYTES = 16 * 1024 * 1024
 """Runs that only wait: any number of them may, and each is read again when its turn comes."""
 
 _BATCH = Histogram(

@@ -370,7 +370,7 @@ class RunState:
     def size_bytes(self) -> int:
         """Rough memory of the run, for the cache's budget."""
         nodes = len(self.root.nodes) + sum(len(scope.nodes) for scope in self.scopes.values())
-        return 1000 + 500 * nodes + len(self.input) + self.held_bytes
+        return 6000 + 500 * nodes + len(self.input) + self.held_bytes
 
 
 def edge_is_live(node: NodeRow, port: str) -> bool:
