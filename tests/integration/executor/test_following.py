@@ -23,8 +23,10 @@ from headrace.workflows.v1.workflow_service_pb2_grpc import WorkflowServiceStub
 from nats.aio.client import Client
 
 from deploy.local import databases
+from services.executor.domain.answers import Answers
 from services.executor.domain.limit_settings import LimitSettings
 from services.executor.domain.model import EventView, NodeRef, RunView, VersionSelector
+from services.executor.domain.resume_tokens import ResumeTokens
 from services.executor.domain.run_states import RunStates
 from services.executor.domain.runs import Runs
 from services.executor.domain.versions import Versions
@@ -144,8 +146,11 @@ async def workflows(
         # Not tmp_path: a socket's path has at most 107 bytes.
         folder = stack.enter_context(TemporaryDirectory(prefix="hr-ex-"))
         server = GrpcServer(listen=f"unix:{folder}/executor", tokens=tokens, service_names=())
+        answers = Answers(executor.store, executor.committer, ResumeTokens(key))
         add_ExecutorServiceServicer_to_server(
-            ExecutorServicer(runs_of(executor), executor.store, LimitSettings(executor.limits, ()), catalogue()),
+            ExecutorServicer(
+                runs_of(executor), answers, executor.store, LimitSettings(executor.limits, ()), catalogue()
+            ),
             server.server,
         )
         await server.start()
