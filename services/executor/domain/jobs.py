@@ -204,7 +204,8 @@ class Jobs:
         """Fail an attempt whose result the database refuses, so that it neither blocks others nor is repeated."""
         log.error("report_not_stored", run_id=str(report.ref.run_id), node_key=report.ref.node_key, error=repr(error))
         message = f"The result of node {report.ref.node_key!r} could not be stored. See the executor's log."
-        outcome = AttemptFailure(Failure("RESULT_NOT_STORED", message, report.ref.node_key), None)
+        failure = Failure("RESULT_NOT_STORED", message, report.ref.node_key)
+        outcome = AttemptFailure(failure, None, outcome_unknown=True)
         failed = replace(report, outcome=outcome, shown_input=None)
         try:
             return await self._report(worker_id, failed, 0, frozenset())

@@ -36,7 +36,9 @@ MAX_INPUT_BYTES = 1024 * 1024
 MAX_PRIORITY = 100
 MAX_RUN_SECONDS = 366 * 24 * 3600
 _EVENT_PAGE = 500
-_ATTEMPT_ENDS = frozenset({"node.succeeded", "node.failed", "node.retrying", "node.requeued", "node.cancelled"})
+_ATTEMPT_ENDS = frozenset(
+    {"node.succeeded", "node.failed", "node.retrying", "node.requeued", "node.unknown", "node.cancelled"}
+)
 _POLL_SECONDS = 1.0
 """How often a watcher looks by itself, in case a notice was lost."""
 

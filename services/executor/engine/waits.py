@@ -111,12 +111,7 @@ def _is_list_of_text(value: Any, most: int) -> bool:
 
 def may_answer(node: NodeState, person: Person) -> bool:
     """Whether the config's `approvers` include a person, by id, by e-mail or by role; all do where there are none."""
-    return asked_to_answer(_asked(node.input), person)
-
-
-def asked_to_answer(config: Mapping[str, Any], person: Person) -> bool:
-    """The same by the rendered config."""
-    approvers = config.get("approvers")
+    approvers = _asked(node.input).get("approvers")
     if not approvers:
         return True
     named = {approver.strip().lower() for approver in approvers}

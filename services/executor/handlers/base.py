@@ -42,16 +42,25 @@ class HandlerError(Exception):
     """A failure that the author of the workflow shall read.
 
     `reason` is UPPER_SNAKE and stable; `message` says what was wrong, where, and what to change, without secrets;
-    `details` is a small JSON object such as `{"status": 404}`.
+    `details` is a small JSON object such as `{"status": 404}`. `outcome_unknown`: the effect may have happened all the
+    same, as when the answer to a request was lost; a node that is delivered at most once then waits for a person.
     """
 
     retryable = False
 
-    def __init__(self, reason: str, message: str, *, details: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        reason: str,
+        message: str,
+        *,
+        details: Mapping[str, Any] | None = None,
+        outcome_unknown: bool = False,
+    ) -> None:
         super().__init__(message)
         self.reason = reason
         self.message = message
         self.details = dict(details or {})
+        self.outcome_unknown = outcome_unknown
 
 
 class TerminalError(HandlerError):
@@ -59,11 +68,7 @@ class TerminalError(HandlerError):
 
 
 class RetryableError(HandlerError):
-    """Trying again may help. `retry_after` (seconds) is the least wait, such as a server asked for.
-
-    `outcome_unknown`: the effect may have happened all the same, as when the answer to a request was lost. A node that
-    is delivered at most once is then not tried again; it waits for a person.
-    """
+    """Trying again may help. `retry_after` (seconds) is the least wait, such as a server asked for."""
 
     retryable = True
 
@@ -76,9 +81,8 @@ class RetryableError(HandlerError):
         retry_after: float | None = None,
         outcome_unknown: bool = False,
     ) -> None:
-        super().__init__(reason, message, details=details)
+        super().__init__(reason, message, details=details, outcome_unknown=outcome_unknown)
         self.retry_after = retry_after
-        self.outcome_unknown = outcome_unknown
 
 
 class TokenSink(Protocol):

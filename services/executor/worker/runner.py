@@ -167,9 +167,8 @@ def _checked_output(job: pb.Job, result: Result) -> bytes:
     except (InvalidArgumentError, orjson.JSONEncodeError) as error:
         if isinstance(error, InvalidArgumentError) and error.violations[0].code == "TOO_LARGE":
             raise _too_large(job, f"more than {MAX_OUTPUT_BYTES}") from error
-        raise TerminalError(
-            "INVALID_OUTPUT", f"Node {job.ref.node_key!r} has an output that is not JSON: {error}"
-        ) from error
+        message = f"Node {job.ref.node_key!r} has an output that is not JSON: {error}"
+        raise TerminalError("INVALID_OUTPUT", message, outcome_unknown=True) from error
     if len(output) > MAX_OUTPUT_BYTES:
         raise _too_large(job, str(len(output)))
     return output
@@ -180,6 +179,7 @@ def _too_large(job: pb.Job, size: str) -> TerminalError:
         "OUTPUT_TOO_LARGE",
         f"The output of node {job.ref.node_key!r} has {size} bytes; the limit is {MAX_OUTPUT_BYTES}. "
         "Return less, or store the data and pass on its id.",
+        outcome_unknown=True,
     )
 
 
@@ -208,7 +208,7 @@ def _failure(job: pb.Job, error: HandlerError) -> pb.AttemptFailure:
             retryable=error.retryable,
             details=value_pb2.Json(utf8=_details(error)) if error.details else None,
         ),
-        outcome_unknown=getattr(error, "outcome_unknown", False),
+        outcome_unknown=error.outcome_unknown,
     )
     retry_after = getattr(error, "retry_after", None)
     if retry_after is not None:
