@@ -94,9 +94,9 @@ async def serve(stack: AsyncExitStack) -> None:
         watch_everywhere=bus.watch,
         max_run_seconds=settings.max_run_seconds,
     )
-    limit_settings = LimitSettings(limits, _of_workers(kinds))
-    answers = Answers(store, committer, ResumeTokens(key))
-    servicer = ExecutorServicer(runs, answers, store, limit_settings, node_types)
+    servicer = ExecutorServicer(
+        runs, Answers(store, committer, ResumeTokens(key)), store, LimitSettings(limits, _of_workers(kinds)), node_types
+    )
     add_ExecutorServiceServicer_to_server(servicer, server.server)
     add_table_service(server.server, PostgresProjectTableStore(engine))
     await server.start()
@@ -123,8 +123,7 @@ async def serve(stack: AsyncExitStack) -> None:
     refill = Refill(ready, limits, dispatcher, bus, settings.refill(executor_id, queues))
     await refill.take_census()
     _start(stack, refill)
-    keeping = asyncio.create_task(keeper.run(client))
-    stack.callback(keeping.cancel)
+    stack.callback(asyncio.create_task(keeper.run(client)).cancel)
     stack.push_async_callback(server.stop)
     await server.set_healthy(True)
     log.info("executor_ready", executor_id=executor_id)

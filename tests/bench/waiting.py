@@ -11,6 +11,7 @@ import asyncio
 import os
 import sys
 import time
+from typing import Any
 from uuid import UUID
 
 import psutil
@@ -22,7 +23,7 @@ from services.kit import nats
 from services.kit.ids import new_id
 from services.kit.postgres import open_pool
 from tests.support import backends
-from tests.support.executors import Executor, a_version
+from tests.support.executors import Executor, a_refill, a_version, own_queue
 
 _AT_A_TIME = 500
 
@@ -30,20 +31,22 @@ _AT_A_TIME = 500
 async def main(runs: int, seconds: float) -> None:
     """Measure and print."""
     url = await backends.fresh_database("executor")
-    settings = Settings(listen="", postgres_url=url)  # type: ignore[arg-type]
+    settings = Settings(listen="", postgres_url=url)
     pool = await open_pool(url, size=settings.lanes + 6)
     executor = Executor(PostgresRunStore(pool), lanes=settings.lanes)
     client = await nats.connect(backends.nats_url(), name="bench")
-    executor.bus.use(client)
-    executor.committer.start()
+    await executor.bus.start(client)
     sweeper = Sweeper(
         executor.store,
+        executor.ready,
         executor.committer,
         executor.bus,
         interval=settings.sweep_seconds,
         lease_seconds=settings.lease_seconds,
     )
-    sweeper.start()
+    parts: list[Any] = [executor.committer, sweeper, executor.turns, a_refill(executor, own_queue(), interval=0.25)]
+    for part in parts:
+        part.start()
     config = {"title": "Go on?", "timeout_seconds": 3600}
     version_id = await a_version(executor, {"key": "ask", "type": "approval", "config": config})
     await _start(executor, version_id, _AT_A_TIME)
@@ -54,12 +57,12 @@ async def main(runs: int, seconds: float) -> None:
         await _start(executor, version_id, _AT_A_TIME)
     print(f"{runs} runs started in {time.perf_counter() - begun:.0f} s")
     grown, busy = _resident() - before, await _cpu(database, seconds)
-    count = await pool.fetchval("SELECT count(*) FROM executor.node_executions WHERE status = 4")
-    print(f"waiting: {count}; memory gained: {grown / 2**20:.1f} MiB")
+    (row,) = await pool.fetch("SELECT count(*) FROM executor.node_executions WHERE status = 4")
+    print(f"waiting: {row[0]}; memory gained: {grown / 2**20:.1f} MiB")
     for name, none, all_of_them in zip(("executor", "postgres"), idle, busy, strict=True):
         print(f"{name}: {none / seconds:.2%} of a core with {_AT_A_TIME} runs, {all_of_them / seconds:.2%} with all")
-    await sweeper.stop()
-    await executor.committer.stop()
+    for part in reversed(parts):
+        await part.stop()
     await client.close()
     await pool.close()
     await backends.drop_database(url)
