@@ -204,7 +204,7 @@ def drained(state: RunState, node: NodeState) -> Verdict:
 def test_an_outcome_that_nobody_knows_waits_for_a_person_where_the_node_is_delivered_at_most_once(ends: Any) -> None:
     state = started([effect()])
     pay = only(state, "pay")
-    decide.claim(state, pay, worker="w", claim_id="c")
+    decide.claim(state, pay, pay.epoch, worker="w", claim_id="c")
     epoch = pay.epoch
 
     assert ends(state, pay) is Verdict.ACCEPTED
@@ -221,7 +221,7 @@ def test_an_outcome_that_nobody_knows_waits_for_a_person_where_the_node_is_deliv
 def parked() -> tuple[RunState, NodeState]:
     state = started([effect()])
     pay = only(state, "pay")
-    decide.claim(state, pay, worker="w", claim_id="c")
+    decide.claim(state, pay, pay.epoch, worker="w", claim_id="c")
     lost(state, pay)
     state.clear_changes()
     return state, pay
@@ -241,7 +241,7 @@ def test_a_person_says_that_it_did_succeed_or_fail_or_has_it_tried_again() -> No
     assert decide.resume(state, pay, answer("retry")) is Verdict.ACCEPTED
     assert (state.status, pay.status, state.ready) == (RunStatus.RUNNING, NodeStatus.READY, [pay])
     assert decide.resume(state, pay, answer("retry")) is Verdict.STALE
-    assert decide.claim(state, pay, worker="w", claim_id="d") is Verdict.ACCEPTED
+    assert decide.claim(state, pay, pay.epoch, worker="w", claim_id="d") is Verdict.ACCEPTED
     assert lost(state, pay) is Verdict.ACCEPTED
     assert pay.status is NodeStatus.WAITING
 
@@ -249,7 +249,7 @@ def test_a_person_says_that_it_did_succeed_or_fail_or_has_it_tried_again() -> No
 def test_a_failure_that_the_handler_reports_is_known_and_follows_the_policy() -> None:
     state = started([effect()])
     pay = only(state, "pay")
-    decide.claim(state, pay, worker="w", claim_id="c")
+    decide.claim(state, pay, pay.epoch, worker="w", claim_id="c")
     failure = Failure("OUTCOME_UNKNOWN", "Says the handler.", "pay", retryable=True)
     decide.report_failure(state, pay, pay.epoch, failure)
     assert state.events[-1]["type"] == "node.retrying"
@@ -259,7 +259,7 @@ def test_a_failure_that_the_handler_reports_is_known_and_follows_the_policy() ->
 def test_a_job_handed_back_before_it_began_goes_to_another_worker() -> None:
     state = started([effect()])
     pay = only(state, "pay")
-    decide.claim(state, pay, worker="w", claim_id="c")
+    decide.claim(state, pay, pay.epoch, worker="w", claim_id="c")
     decide.release(state, pay, pay.epoch)
     assert pay.status is NodeStatus.READY
 
@@ -269,7 +269,7 @@ def test_a_node_that_costs_its_fifth_worker_says_whether_it_was_alone() -> None:
         state = started([{"key": "n", "type": "noop"}])
         node = only(state, "n")
         for number in range(decide.MAX_CLAIMS):
-            decide.claim(state, node, worker="w", claim_id=str(number))
+            decide.claim(state, node, node.epoch, worker="w", claim_id=str(number))
             decide.lose_worker(state, node, node.epoch, alone=alone)
         assert state.error is not None
         assert (state.error.reason, state.error.details) == ("WORKER_LOST", {"alone": alone})
