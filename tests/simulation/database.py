@@ -154,7 +154,7 @@ class Database:
                     overdue.lost.append(found)
                 if row["due_at"] is not None and row["due_at"] < now:
                     overdue.timed_out.append(found)
-            elif row["status"] == WAITING and row["due_at"] <= now:
+            elif row["status"] == WAITING and row["due_at"] is not None and row["due_at"] <= now:
                 overdue.waiting.append(found)
         overdue.runs.extend(
             (run_id, run["timeout_seconds"])

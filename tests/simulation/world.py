@@ -283,6 +283,7 @@ def _in_the_world(world: World) -> Iterator[None]:
     patches.append(patch.object(committer, "MAX_BATCH", world.rng.choice((1, 3, 256))))
     patches.append(patch.object(versions, "_CACHE_NODES", world.rng.choice((0, 500_000))))
     patches.append(patch.object(committer, "_CACHE_BYTES", world.rng.choice((0, 2**28, 2**28))))
+    patches.append(patch.object(committer, "_WAITING_BYTES", world.rng.choice((0, 2**24))))
     for one in patches:
         one.start()
     try:

@@ -30,7 +30,7 @@ S = TypeVar("S")
 MAX_BATCH = 256
 MAX_TRIES = 20
 """Times a transition is repeated because its run kept moving."""
-_ACTIVE_BYTES = 256 * 1024 * 1024
+_CACHE_BYTES = 256 * 1024 * 1024
 _WAITING_BYTES = 16 * 1024 * 1024
 """Runs that only wait: any number of them may, and each is read again when its turn comes."""
 
@@ -121,7 +121,7 @@ class _Lane:
         self._queue: deque[_Work[Any, Any]] = deque()
         self._wanted = asyncio.Event()
         self._closing = False
-        self._active, self._waiting = _Cache(_ACTIVE_BYTES), _Cache(_WAITING_BYTES)
+        self._active, self._waiting = _Cache(_CACHE_BYTES), _Cache(_WAITING_BYTES)
 
     @property
     def queued(self) -> int:
