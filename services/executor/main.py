@@ -98,7 +98,11 @@ async def serve(stack: AsyncExitStack) -> None:
     sweeper = Sweeper(store, committer, bus, interval=settings.sweep_seconds, lease_seconds=settings.lease_seconds)
     sweeper.start()
     stack.push_async_callback(sweeper.stop)
-    housekeeper = Housekeeper(PostgresHousekeepingStore(engine), max_run_seconds=settings.max_run_seconds)
+    housekeeper = Housekeeper(
+        PostgresHousekeepingStore(engine),
+        max_run_seconds=settings.max_run_seconds,
+        retention_days=settings.retention_days,
+    )
     housekeeper.start()
     stack.push_async_callback(housekeeper.stop)
     keeping = asyncio.create_task(keeper.run(client))

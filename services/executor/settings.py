@@ -20,6 +20,13 @@ class Settings(BaseSettings):
     max_run_seconds: int = Field(
         30 * 24 * 3600, ge=1, le=366 * 24 * 3600, description="Longest time of a run whose definition names none."
     )
+    retention_days: int = Field(
+        30, ge=1, le=36500, description="Days that ended runs are kept, with all they did, where a project has no own."
+    )
+    max_run_output_bytes: int = Field(
+        256 * 1024 * 1024, ge=1024 * 1024, description="Outputs of all nodes of a run together."
+    )
+    max_run_events: int = Field(1_000_000, ge=100, description="Events of a run, after which it starts no more nodes.")
 
 
 class PeerSettings(BaseSettings):

@@ -159,7 +159,11 @@ class Runs:
         def make() -> RunState:
             return _new_state(new_id, version, input_json, traceparent, links=links, recorded=plan.recorded)
 
-        await self._accept(project_id, new_id, new, make, content)
+        try:
+            await self._accept(project_id, new_id, new, make, content)
+        except RunNotFoundError as error:
+            # Refused, and not because it exists: the earlier run was removed for its age meanwhile.
+            raise RunNotFoundError(run_id) from error
         return await self._store.get_run(project_id, new_id)
 
     def _timeout(self, version: Version) -> int:

@@ -22,7 +22,7 @@ TIMEOUT_GRACE_SECONDS = 5.0
 """How much longer than the time-out a worker has to report it itself."""
 
 # Rows of `created` and `moved` decide what else is written: a run whose version has moved on contributes nothing.
-# A run to go again over is locked, so that it is not removed meanwhile (`services.executor.storage.history`).
+# A run to go again over is locked, so that it is not removed meanwhile (`services.executor.storage.housekeeping`).
 _CHANGES = """
 WITH created AS (
     INSERT INTO executor.runs (
