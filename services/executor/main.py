@@ -16,6 +16,7 @@ from services.executor.domain.runs import Runs
 from services.executor.domain.sweeper import Sweeper
 from services.executor.domain.versions import Versions
 from services.executor.domain.watchers import Watchers
+from services.executor.engine.state import Limits
 from services.executor.handlers.registry import catalogue
 from services.executor.settings import PeerSettings, Settings
 from services.executor.storage.housekeeping import PostgresHousekeepingStore
@@ -64,7 +65,8 @@ async def serve(stack: AsyncExitStack) -> None:
     versions = Versions(store, workflows, partial(graph_from_definition, kinds=kinds))
     watchers = Watchers()
     bus = Bus(executor_id, watchers)
-    run_states = RunStates(store, versions)
+    limits = Limits(output_bytes=settings.max_run_output_bytes, events=settings.max_run_events)
+    run_states = RunStates(store, versions, limits)
     committer = Committer(store, run_states, bus, lanes=settings.lanes)
     runs = Runs(
         store,

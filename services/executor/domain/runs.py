@@ -25,7 +25,7 @@ from services.executor.domain.store import RunStore
 from services.executor.domain.versions import Versions
 from services.executor.domain.watchers import Token, Watch
 from services.executor.engine import decide, rerun
-from services.executor.engine.state import RUN_TERMINAL, Linked, NodeRow, RunState
+from services.executor.engine.state import RUN_TERMINAL, Limits, Linked, RunState
 from services.kit.errors import DomainError, InvalidArgumentError, Violation
 from services.kit.ids import id_for_create, request_hash, require_same_request
 
@@ -102,7 +102,8 @@ class Runs:
         )
 
         def make() -> RunState:
-            return _new_state(run_id, version, input_json, traceparent, links=links)
+            limits = self._run_states.limits
+            return _new_state(run_id, version, input_json, traceparent, links=links, limits=limits)
 
         with self._watch_here(run_id) as watch:
             if not await self._accept(project_id, run_id, new, make, content):
@@ -157,7 +158,10 @@ class Runs:
         )
 
         def make() -> RunState:
-            return _new_state(new_id, version, input_json, traceparent, links=links, recorded=plan.recorded)
+            limits = self._run_states.limits
+            state = _new_state(new_id, version, input_json, traceparent, links=links, limits=limits)
+            state.recorded = plan.recorded
+            return state
 
         try:
             await self._accept(project_id, new_id, new, make, content)
@@ -269,7 +273,7 @@ def _new_state(
     traceparent: str,
     *,
     links: Mapping[str, Linked],
-    recorded: Mapping[rerun.Place, NodeRow] | None = None,
+    limits: Limits,
 ) -> RunState:
     return RunState(
         run_id=run_id,
@@ -280,7 +284,7 @@ def _new_state(
         graph=version.graph,
         input=input_json,
         links=links,
-        recorded=recorded or {},
+        limits=limits,
         traceparent=traceparent,
     )
 

@@ -97,7 +97,7 @@ def report_success(
         node.input = shown_input
         node.usage = usage
         state.usage += usage
-        _finish(state, node, NodeStatus.SUCCEEDED, output=output, port=port or OUT)
+        _succeed(state, node, output, port or OUT)
         settle(state)
     return verdict
 
@@ -223,18 +223,36 @@ def settle(state: RunState) -> None:
         state.status = RunStatus.RUNNING if state.active_nodes or state.inline else RunStatus.WAITING
 
 
+def exhausted(state: RunState, node: NodeState) -> Failure | None:
+    """Why a ready node execution may not run: the run has written as many events as it may."""
+    if state.sequence < state.limits.events:
+        return None
+    message = (
+        f"Node {node.spec.key!r} was not run: the run has {state.sequence} events, and the limit is "
+        f"{state.limits.events}. Split the work into several runs, or raise HEADRACE_EXECUTOR_MAX_RUN_EVENTS."
+    )
+    return Failure("TOO_MANY_EVENTS", message, node.spec.key)
+
+
 def _evaluate(state: RunState, node: NodeState) -> None:
+    failure = exhausted(state, node)
+    if failure is not None:
+        _fail_for_good(state, node, failure)
+        return
     recorded = _recorded(state, node)
     if recorded is not None:
         node.error = recorded.error
-        _finish(state, node, recorded.status, output=recorded.output, port=recorded.port, reused=True)
+        if recorded.status is NodeStatus.SUCCEEDED:
+            _succeed(state, node, recorded.output, recorded.port, reused=True)
+        else:
+            _finish(state, node, recorded.status, output=recorded.output, port=recorded.port, reused=True)
         return
     if containers.is_container(node):
         _begin_container(state, node)
         return
     outcome: Outcome = evaluate(state, node)
     if isinstance(outcome, Done):
-        _finish(state, node, NodeStatus.SUCCEEDED, output=outcome.output, port=outcome.port)
+        _succeed(state, node, outcome.output, outcome.port)
     elif isinstance(outcome, Wait):
         # What an inline node waits for is told by its error: another attempt with one, the end of a delay without.
         node.error = None
@@ -271,7 +289,7 @@ def _continue_container(state: RunState, node: NodeState) -> None:
         state.inline.append(node)
     elif isinstance(found, Done):
         _let_go(state, node)
-        _finish(state, node, NodeStatus.SUCCEEDED, output=found.output, port=found.port)
+        _succeed(state, node, found.output, found.port)
     elif isinstance(found, Failure):
         _let_go(state, node)
         _fail_attempt(state, node, found, None)
@@ -324,6 +342,21 @@ def _recorded(state: RunState, node: NodeState) -> NodeRow | None:
     return state.recorded.get((containers.effect_path(node.path), node.spec.key)) if state.recorded else None
 
 
+def _succeed(state: RunState, node: NodeState, output: bytes | None, port: str, *, reused: bool = False) -> None:
+    """Record an output, or fail the node for it if the run's outputs are more than the run may have."""
+    limit = state.limits.output_bytes
+    if state.output_bytes + len(output or b"") <= limit:
+        _finish(state, node, NodeStatus.SUCCEEDED, output=output, port=port, reused=reused)
+        return
+    key = node.spec.key
+    message = (
+        f"With the {len(output or b'')} bytes of node {key!r} the outputs of the run would have "
+        f"{state.output_bytes + len(output or b'')} bytes; the limit is {limit}. Store the data and pass on its id, "
+        "or raise HEADRACE_EXECUTOR_MAX_RUN_OUTPUT_BYTES."
+    )
+    _fail_for_good(state, node, Failure("RUN_OUTPUTS_TOO_LARGE", message, key))
+
+
 def _finish(
     state: RunState,
     node: NodeState,
@@ -337,6 +370,7 @@ def _finish(
     node.status, node.output, node.port = status, output, port
     node.parsed = False
     state.held_bytes += len(output or b"")
+    state.output_bytes += len(output or b"")
     node.due_in = node.due_at = None
     state.active_nodes -= 1
     node.scope.open_nodes -= 1

@@ -278,6 +278,15 @@ class Linked:
     graph: Graph
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much one run may write, by the operator's settings."""
+
+    output_bytes: int = 256 * 1024 * 1024
+    """Outputs of all its node executions together."""
+    events: int = 1_000_000
+
+
 @dataclass(slots=True)
 class RunState:
     """One run. `version` counts commits; 0 = not committed yet."""
@@ -293,6 +302,7 @@ class RunState:
     """Versions of sub-workflows by what their nodes call them (`Node.link`)."""
     recorded: Mapping[tuple[str, str], NodeRow] = field(default_factory=dict)
     """Results of an earlier run to take in place of running the node, by path without attempts and key."""
+    limits: Limits = field(default_factory=Limits)
     version: int = 0
     status: RunStatus = RunStatus.PENDING
     sequence: int = 0
@@ -307,6 +317,8 @@ class RunState:
     """Nodes of all scopes that were ever opened."""
     calls: int = 0
     """Sub-workflows that were ever called."""
+    output_bytes: int = 0
+    """Outputs of all node executions that there ever were, as they are stored."""
     touched: dict[NodeState, None] = field(default_factory=dict)
     """Nodes changed since the last commit, in order."""
     events: list[dict[str, Any]] = field(default_factory=list)
