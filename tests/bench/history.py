@@ -2,6 +2,7 @@
 
 `python -m tests.bench.history --runs 300000` fills a database of its own (ten node executions and eleven rows of events
 a run, spread over 30 days and 20 projects, one of which has half of it) and prints a table. Only the filling is cheap.
+Then the older half is removed as retention does, and as much is filled in again: the size on disk should not grow.
 """
 
 import argparse
@@ -15,12 +16,14 @@ from uuid import UUID
 
 import asyncpg
 
+from services.executor.domain.housekeeping import BATCH
 from services.executor.domain.model import NewRun, NodeRef, RunFilter, Version
 from services.executor.engine import decide
 from services.executor.engine.state import RunState, RunStatus, Usage
+from services.executor.storage.housekeeping import PostgresHousekeepingStore
 from services.executor.storage.postgres import PostgresRunStore
 from services.kit.ids import new_id
-from services.kit.postgres import open_pool
+from services.kit.postgres import open_engine, open_pool
 from tests.bench.machine import backend_seconds, describe, percentile
 from tests.support import backends
 from tests.support.executors import PROJECT, QUEUES, Executor, a_version, committing, success
@@ -207,6 +210,28 @@ async def a_large_run(executor: Executor, pool: asyncpg.Pool) -> UUID:
     return run_id
 
 
+async def remove(executor: Executor, url: str, pool: asyncpg.Pool) -> None:
+    """Remove the older half of the history, and print how fast, and what a commit took meanwhile."""
+    engine = open_engine(url)
+    store = PostgresHousekeepingStore(engine)
+    version = await executor.versions.get(await a_version(executor, *({"key": f"n{n}"} for n in range(10))))
+    meanwhile = asyncio.create_task(commits(executor.store, pool, version, 8, 20))
+    begun, used, batches, runs = time.perf_counter(), await backend_seconds(pool), list[float](), 0
+    more = True
+    while more:
+        before = time.perf_counter()
+        removed = await store.remove_runs(timedelta(days=15), limit=BATCH)
+        batches.append((time.perf_counter() - before) * 1e3)
+        runs, more = runs + removed.count, removed.more
+    took, used = time.perf_counter() - begun, await backend_seconds(pool) - used
+    print(
+        f"\nRemoved {runs:,} runs of 21 rows beside them in {took:.0f} s: {runs * 22 / took:,.0f} rows/s, server "
+        f"{used / max(runs, 1) * 1e3:.2f} ms of processor time a run; a batch p50 {statistics.median(batches):.0f} ms, "
+        f"longest {max(batches):.0f} ms\n  a commit of 8 runs meanwhile, ms {await meanwhile}"
+    )
+    await engine.dispose()
+
+
 async def measure(executor: Executor, pool: asyncpg.Pool, large_run: UUID, repeat: int) -> None:
     """Print one column of the table."""
     rows = await pool.fetchrow(
@@ -240,6 +265,10 @@ async def main() -> None:
             begun = time.perf_counter()
             await fill(pool, given.runs)
             print(f"\nfilled in {time.perf_counter() - begun:.0f} s")
+            await measure(executor, pool, large_run, given.repeat)
+            await remove(executor, url, pool)
+            await pool.execute("VACUUM (ANALYZE, PARALLEL 0)", timeout=1800)
+            await fill(pool, given.runs // 2)
             await measure(executor, pool, large_run, given.repeat)
     finally:
         await pool.close()
