@@ -56,10 +56,10 @@ def chains(nodes: int, width: int, type: str) -> definition_pb2.Definition:
     return definition
 
 
-def mapped(items: int) -> definition_pb2.Definition:
+def mapped(items: int, concurrency: int) -> definition_pb2.Definition:
     """A map over so many items, a worker node for each."""
     body = {"nodes": [{"key": "inner", "type": "noop", "config": {"value": 1}}], "edges": []}
-    config = {"items": list(range(items)), "concurrency": AT_ONCE, "body": body}
+    config = {"items": list(range(items)), "concurrency": concurrency, "body": body}
     return one_node("map", config)
 
 
@@ -72,7 +72,8 @@ def one_node(type: str, config: object) -> definition_pb2.Definition:
 KINDS: dict[str, Callable[[int], definition_pb2.Definition]] = {
     "inline": lambda nodes: chains(nodes, 1, "transform"),
     "worker": lambda nodes: chains(nodes, min(nodes, AT_ONCE), "noop"),
-    "map": mapped,
+    "map": lambda items: mapped(items, AT_ONCE),
+    "wide map": lambda items: mapped(items, items),
 }
 
 

@@ -41,7 +41,8 @@ INSERT INTO executor.runs (id, project_id, workflow_id, version_id, version_numb
 SELECT (lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0') || '7' || substr(noise, 1, 3) || '8'
         || substr(noise, 4, 15))::uuid,
     CASE WHEN n % 2 = 0 THEN $1::uuid ELSE lpad(to_hex(n % 38 + 3), 32, '0')::uuid END,
-    CASE WHEN n % 20000 = 0 THEN $2::uuid WHEN n % 2 = 0 THEN $3::uuid ELSE gen_random_uuid() END,
+    CASE WHEN n % 20000 = 0 THEN $2::uuid WHEN n % 2 = 0 THEN $3::uuid
+        ELSE lpad(to_hex(n % 380 + 100), 32, '0')::uuid END,
     gen_random_uuid(), 1, 'w',
     status, 12, 32, '{"question": "what is it?"}',
     CASE WHEN status >= 4 THEN '{"answer": "it is what it is"}'::bytea END,

@@ -61,7 +61,7 @@ def _list_runs_statement(
     One SELECT for each status, merged: each reads the newest few of an index that is ordered by time.
     """
     parameters: list[Any] = [project_id, limit]
-    conditions = ["project_id = $1"]
+    conditions: list[str] = []
 
     def require(condition: str, *values: Any) -> None:
         parameters.extend(values)
@@ -76,13 +76,18 @@ def _list_runs_statement(
         require("created_at < {}", run_filter.created_before)
     if after is not None:
         require("(created_at, id) < ({}, {})", *after)
-    # Statuses are literals: the index of those that are not succeeded is used only where the query says so itself.
-    statuses = [f" AND status = {int(status)}" for status in sorted(set(run_filter.statuses))] or [""]
     order = "ORDER BY created_at DESC, id DESC LIMIT $2"
-    selects = [
-        f"(SELECT {_RUN_COLUMNS} FROM executor.runs WHERE {' AND '.join(conditions)}{status} {order})"  # noqa: S608 - made of constants and numbers
-        for status in statuses
-    ]
+    selects = []
+    statuses: list[RunStatus | None] = [*sorted(set(run_filter.statuses))] or [None]
+    for status in statuses:
+        has_own_index = status not in (None, RunStatus.SUCCEEDED)
+        # A workflow's runs are read by its own index: this comparison is one that the project's cannot serve. Left to
+        # choose without knowing the workflow, the planner walks the project's runs until it has met enough of it.
+        project = "IS NOT DISTINCT FROM" if run_filter.workflow_id is not None and not has_own_index else "="
+        # A literal: the index of those that are not succeeded is used only where the query itself excludes them.
+        wanted = [] if status is None else [f"status = {int(status)}"]
+        where = " AND ".join([f"project_id {project} $1", *conditions, *wanted])
+        selects.append(f"(SELECT {_RUN_COLUMNS} FROM executor.runs WHERE {where} {order})")  # noqa: S608 - made of constants and numbers
     return " UNION ALL ".join(selects) + (f" {order}" if len(selects) > 1 else ""), parameters
 
 
