@@ -13,6 +13,7 @@ and what ends a run ends a scope: no open node, or a failure that nothing takes.
 """
 
 import zlib
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import replace
 from enum import Enum, auto
@@ -282,7 +283,7 @@ def _continue_container(state: RunState, node: NodeState) -> None:
         raise AssertionError("a container that runs holds its scopes")
     found = container.outcome() or container.open_next(state)
     if isinstance(found, Scope):
-        state.scopes[found.path] = found
+        state.open_scope(found)
         state.executions += len(found.nodes)
         state.calls += found.input is not None
         _begin_scope(state, found)
@@ -306,7 +307,7 @@ def _close_scope(state: RunState, scope: Scope, result: bytes | Failure) -> None
     node = scope.container
     if node is None or node.container is None:
         raise AssertionError("only the root has no container, and it ends with its run")
-    state.scopes.pop(scope.path, None)
+    state.drop_scope(scope)
     state.held_bytes += len(result) if isinstance(result, bytes) else 0
     state.held_bytes -= scope.output_bytes()
     node.container.close(state, scope, result)
@@ -394,9 +395,9 @@ def _finish(
 def _decide_edges(state: RunState, decided: NodeState) -> None:
     """Count down the joins behind a decided node; skipping spreads without recursion."""
     scope = decided.scope
-    pending = [decided]
+    pending = deque([decided])
     while pending:
-        source = pending.pop(0)
+        source = pending.popleft()
         for edge in scope.graph.outgoing[source.position]:
             target = scope.nodes[edge.target]
             scope.waiting_edges[edge.target] -= 1
@@ -491,7 +492,7 @@ def _let_go(state: RunState, node: NodeState) -> None:
         return
     node.container = None
     state.active_nodes += 1
-    for scope in [scope for scope in state.scopes.values() if scope.container is node]:
+    for scope in [*(node.open_scopes or {}).values()]:
         _cancel_scope(state, scope)
 
 
@@ -501,6 +502,7 @@ def _end(state: RunState, status: RunStatus, error: Failure | None = None) -> No
     for scope in state.scopes.values():
         _cancel_nodes(state, scope.nodes)
     state.scopes.clear()
+    state.scope_nodes = 0
     state.root.open_nodes = state.active_nodes = 0
     state.inline.clear()
     state.ready.clear()
@@ -516,12 +518,11 @@ def _cancel_scope(state: RunState, scope: Scope) -> None:
     pending = [scope]
     while pending:
         outer = pending.pop()
-        del state.scopes[outer.path]
-        holders = {node for node in outer.nodes if node.container is not None}
+        state.drop_scope(outer)
+        for node in outer.nodes:
+            pending += (node.open_scopes or {}).values()
         _cancel_nodes(state, outer.nodes)
         outer.open_nodes = 0
-        if holders:
-            pending += [inner for inner in state.scopes.values() if inner.container in holders]
 
 
 def _cancel_nodes(state: RunState, nodes: Iterable[NodeState]) -> None:

@@ -69,7 +69,7 @@ def _restore_container(state: RunState, node: NodeState, rows: Rows) -> None:
         _restore_scope(state, scope, rows)
         result = _result(scope)
         if result is None:
-            state.scopes[scope.path] = scope
+            state.open_scope(scope)
         else:
             state.held_bytes += (len(result) if isinstance(result, bytes) else 0) - scope.output_bytes()
             container.close(state, scope, result)

@@ -123,7 +123,7 @@ class NodeRow:
 class NodeState(NodeRow):
     """One node execution: a node in a scope."""
 
-    __slots__ = ("container", "due_at", "due_in", "parsed", "position", "scope", "spec", "value")
+    __slots__ = ("container", "due_at", "due_in", "open_scopes", "parsed", "position", "scope", "spec", "value")
 
     def __init__(self, spec: Node, scope: "Scope", position: int) -> None:
         NodeRow.__init__(self)
@@ -133,6 +133,8 @@ class NodeState(NodeRow):
         """Index in the scope's graph."""
         self.container: Container | None = None
         """What has come of a container that runs."""
+        self.open_scopes: dict[str, Scope] | None = None
+        """A container's, by path; None before the first."""
         self.due_in: float | None = None
         """Seconds from the commit until the sweeper looks at it: timer or time-out."""
         self.due_at: str | None = None
@@ -334,6 +336,8 @@ class RunState:
     root: Scope = field(init=False)
     scopes: dict[str, Scope] = field(default_factory=dict)
     """Open scopes by path, without the root."""
+    scope_nodes: int = 0
+    """Node executions in them."""
 
     def __post_init__(self) -> None:
         self.run_text = str(self.run_id)
@@ -344,6 +348,22 @@ class RunState:
     def is_terminal(self) -> bool:
         """The run has ended."""
         return self.status in RUN_TERMINAL
+
+    def open_scope(self, scope: Scope) -> None:
+        """Count a scope among the open ones."""
+        self.scopes[scope.path] = scope
+        self.scope_nodes += len(scope.nodes)
+        node = scope.container
+        if node is not None:
+            node.open_scopes = node.open_scopes or {}
+            node.open_scopes[scope.path] = scope
+
+    def drop_scope(self, scope: Scope) -> None:
+        """Count it among them no more; nothing if it is not there."""
+        if self.scopes.pop(scope.path, None) is not None:
+            self.scope_nodes -= len(scope.nodes)
+            if scope.container is not None and scope.container.open_scopes:
+                del scope.container.open_scopes[scope.path]
 
     def find(self, path: str, key: str) -> NodeState | None:
         """The node execution of that name; None when there is none, or its scope has not begun or has ended."""
@@ -377,7 +397,7 @@ class RunState:
 
     def size_bytes(self) -> int:
         """Rough memory of the run, for the cache's budget."""
-        nodes = len(self.root.nodes) + sum(len(scope.nodes) for scope in self.scopes.values())
+        nodes = len(self.root.nodes) + self.scope_nodes
         return 1000 + 500 * nodes + len(self.input) + self.held_bytes
 
 

@@ -14,7 +14,7 @@ import orjson
 
 from services.executor.domain.model import NewRun
 from services.executor.engine.state import Failure, NodeState, NodeStatus, RunState
-from services.executor.storage.payloads import INSERT_PAYLOADS, Payloads
+from services.executor.storage.payloads import INSERT_PAYLOADS, MARK, MAX_INLINE_BYTES, Payloads
 
 REPUBLISH_SECONDS = 1.5
 """A ready node execution that nobody claims for so long is published again."""
@@ -111,7 +111,9 @@ class _Blobs:
 
     def add_json(self, state: RunState, value: bytes | None) -> int | None:
         """The place of a JSON text, or of the reference to it if it is large."""
-        return self.add(value if value is None else self.payloads.stored_form(state, value))
+        if value is not None and (len(value) > MAX_INLINE_BYTES or value.startswith(MARK)):
+            value = self.payloads.reference(state, value)
+        return self.add(value)
 
 
 def commit_statement(states: Sequence[RunState], new: Mapping[UUID, NewRun]) -> tuple[str, list[Any]]:

@@ -30,7 +30,8 @@ T = TypeVar("T")
 
 MAX_INLINE_BYTES = 16 * 1024
 """Larger values are stored by content."""
-_MARK = b"\x00"
+MARK = b"\x00"
+"""What references begin with."""
 _READS = 3
 """Times that rows are read again because what they referred to is gone: they were changed or removed meanwhile."""
 
@@ -64,16 +65,14 @@ class Payloads:
     def __bool__(self) -> bool:
         return bool(self._contents)
 
-    def stored_form(self, state: RunState, value: bytes) -> bytes:
-        """What the row of a run or node holds for a JSON text. Raises UnstorableError for what cannot be one."""
-        if value.startswith(_MARK):
+    def reference(self, state: RunState, value: bytes) -> bytes:
+        """What a row holds for a large JSON text. Raises UnstorableError for what could be taken for a reference."""
+        if value.startswith(MARK):
             raise UnstorableError("a value begins with a zero byte, which is not JSON")
-        if len(value) <= MAX_INLINE_BYTES:
-            return value
         digest = sha256(value).digest()
         self._contents[state.project_id, digest] = value
         self._uses[state.run_id, state.project_id, digest] = None
-        return _MARK + digest
+        return MARK + digest
 
     def rows(self, add: Callable[[bytes], int | None]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Rows of contents and of their uses; `add` gives the place of a value. Sorted: commits lock in one order."""
@@ -103,7 +102,7 @@ class Contents:
     @classmethod
     async def read(cls, connection: Connection, values: Iterable[tuple[UUID, bytes | None]]) -> "Contents":
         """Those that these values of projects refer to."""
-        wanted = {(project_id, value[1:]) for project_id, value in values if value is not None and value[:1] == _MARK}
+        wanted = {(project_id, value[1:]) for project_id, value in values if value is not None and value[:1] == MARK}
         if not wanted:
             return cls({})
         project_ids, digests = zip(*wanted, strict=True)
@@ -114,7 +113,7 @@ class Contents:
 
     def of(self, project_id: UUID, value: bytes | None) -> bytes | None:
         """The value itself, or what it refers to."""
-        return value if value is None or value[:1] != _MARK else self._found[project_id, value[1:]]
+        return value if value is None or value[:1] != MARK else self._found[project_id, value[1:]]
 
 
 async def read_steadily(read: Callable[[], Awaitable[T]]) -> T:
