@@ -224,6 +224,7 @@ async def remove(executor: Executor, url: str, pool: asyncpg.Pool) -> None:
         removed = await store.remove_runs(timedelta(days=15), limit=BATCH)
         batches.append((time.perf_counter() - before) * 1e3)
         runs, more = runs + removed.count, removed.more
+        await asyncio.sleep(batches[-1] / 1e3)  # as the housekeeper rests
     took, used = time.perf_counter() - begun, await backend_seconds(pool) - used
     print(
         f"\nRemoved {runs:,} runs of 21 rows beside them in {took:.0f} s: {runs * 22 / took:,.0f} rows/s, server "

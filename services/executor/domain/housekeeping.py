@@ -17,7 +17,7 @@ from services.kit.errors import DomainError
 log = structlog.get_logger(__name__)
 
 BATCH = 500
-"""Rows of one transaction; the next follows at once while there are more."""
+"""Rows of one transaction, of runs at most so many; the next follows soon while there are more."""
 WORKERS_KEPT = timedelta(days=1)
 """How long a worker that is not heard is still shown."""
 ATTEMPTS_OUTLIVE_RUNS = timedelta(days=2)
@@ -94,7 +94,8 @@ class Housekeeper:
             await asyncio.sleep(self._interval)
 
     async def tidy(self) -> None:
-        """Remove all there is to remove, batch by batch."""
+        """Remove all there is to remove, batch by batch; rest after each for as long as it took: others work, too."""
+        clock = asyncio.get_running_loop().time
         for kind, remove, age in (
             ("worker", self._store.remove_workers, WORKERS_KEPT),
             ("effect", self._store.remove_effects, self._effects_kept),
@@ -103,6 +104,9 @@ class Housekeeper:
         ):
             more = True
             while more:
+                begun = clock()
                 removed = await remove(age, limit=BATCH)
                 _REMOVED.labels(kind).inc(removed.count)
                 more = removed.more
+                if more:
+                    await asyncio.sleep(clock() - begun)

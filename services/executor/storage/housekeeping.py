@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from services.executor.domain.housekeeping import Removed
 from services.kit.postgres import transaction
 
-EVENTS_AT_ONCE = 20_000
+EVENTS_AT_ONCE = 5_000
 """Events of the runs that one transaction removes, about: each has up to as many node executions. At least one run."""
 
 # A worker's row is how the sweep knows that its claims are lost: it stays as long as there are some.

@@ -46,6 +46,9 @@ _STATEMENTS = (
         days integer NOT NULL CONSTRAINT retentions_days_check CHECK (days BETWEEN 1 AND 36500)
     )
     """,
+    # What retention removes is cleared away in small pieces, too.
+    "ALTER TABLE executor.run_events SET (autovacuum_vacuum_scale_factor = 0.05)",
+    "ALTER TABLE executor.run_payloads SET (autovacuum_vacuum_scale_factor = 0.05)",
     "CREATE INDEX runs_rerun_of_idx ON executor.runs (rerun_of) WHERE rerun_of IS NOT NULL",
     "CREATE INDEX runs_status_idx ON executor.runs (project_id, status, created_at, id) WHERE status <> 4",
 )
