@@ -56,7 +56,7 @@ async def _events(api: Api, *, followers: int, runs: int) -> None:
     took = [seconds * 1e3 for seconds in await events.latencies(api, workflow_id, followers=followers, runs=runs)]
     print(
         f"\nFrom the commit of an event to a client that follows, {followers} runs at a time: "
-        f"p50 {statistics.median(took):.1f} ms, p95 {_percentile(took, 0.95):.1f} ms ({len(took)} events)"
+        f"p50 {statistics.median(took):.1f} ms, p95 {percentile(took, 0.95):.1f} ms ({len(took)} events)"
     )
 
 

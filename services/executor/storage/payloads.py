@@ -45,13 +45,13 @@ INSERT_PAYLOADS = """
     INSERT INTO executor.run_payloads (run_id, project_id, hash)
     SELECT u.run_id, u.project_id, ($5::bytea[])[u.hash]
     FROM json_to_recordset($7::json) AS u (run_id uuid, project_id uuid, hash int)
-    WHERE u.run_id IN (SELECT id FROM written)
+    WHERE u.run_id = ANY (ARRAY(SELECT id FROM written))
     ON CONFLICT DO NOTHING
 )
 """
 _READ = """
-SELECT p.project_id, p.hash, p.data
-FROM unnest($1::uuid[], $2::bytea[]) AS u (project_id, hash) JOIN executor.payloads p USING (project_id, hash)
+SELECT project_id, hash, data FROM executor.payloads
+WHERE project_id = ANY($1::uuid[]) AND hash = ANY($2::bytea[])
 """
 
 
@@ -60,7 +60,7 @@ class Payloads:
 
     def __init__(self) -> None:
         self._contents: dict[tuple[str, bytes], bytes] = {}
-        self._uses: dict[tuple[UUID, str, bytes], None] = {}
+        self._uses: dict[tuple[str, str, bytes], None] = {}
 
     def __bool__(self) -> bool:
         return bool(self._contents)
@@ -71,7 +71,7 @@ class Payloads:
             raise UnstorableError("a value begins with a zero byte, which is not JSON")
         digest = sha256(value).digest()
         self._contents[state.project_id, digest] = value
-        self._uses[state.run_id, state.project_id, digest] = None
+        self._uses[state.run_text, state.project_id, digest] = None
         return MARK + digest
 
     def rows(self, add: Callable[[bytes], int | None]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -83,7 +83,7 @@ class Payloads:
             data = add(self._contents[project_id, digest])
             contents.append({"project_id": project_id, "hash": places[project_id, digest], "data": data})
         uses = [
-            {"run_id": str(run_id), "project_id": project_id, "hash": places[project_id, digest]}
+            {"run_id": run_id, "project_id": project_id, "hash": places[project_id, digest]}
             for run_id, project_id, digest in self._uses
         ]
         return contents, uses
@@ -105,11 +105,11 @@ class Contents:
         wanted = {(project_id, value[1:]) for project_id, value in values if value is not None and value[:1] == MARK}
         if not wanted:
             return cls({})
-        project_ids, digests = zip(*wanted, strict=True)
-        rows = await connection.fetch(_READ, project_ids, digests)
-        if len(rows) < len(wanted):
-            raise _ContentGoneError(f"{len(wanted) - len(rows)} of {len(wanted)} contents are missing")
-        return cls({(row[0], row[1]): row[2] for row in rows})
+        rows = await connection.fetch(_READ, {key[0] for key in wanted}, {key[1] for key in wanted})
+        found = {(row[0], row[1]): row[2] for row in rows}
+        if missing := wanted - found.keys():
+            raise _ContentGoneError(f"{len(missing)} of {len(wanted)} contents are missing")
+        return cls(found)
 
     def of(self, project_id: UUID, value: bytes | None) -> bytes | None:
         """The value itself, or what it refers to."""
