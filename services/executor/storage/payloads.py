@@ -102,7 +102,7 @@ class Contents:
     @classmethod
     async def read(cls, connection: Connection, values: Iterable[tuple[UUID, bytes | None]]) -> "Contents":
         """Those that these values of projects refer to."""
-        wanted = {(project_id, value[1:]) for project_id, value in values if value is not None and value[:1] == MARK}
+        wanted = {(project_id, value[1:]) for project_id, value in values if value and value[0] == MARK[0]}
         if not wanted:
             return cls({})
         rows = await connection.fetch(_READ, {key[0] for key in wanted}, {key[1] for key in wanted})
@@ -113,7 +113,7 @@ class Contents:
 
     def of(self, project_id: UUID, value: bytes | None) -> bytes | None:
         """The value itself, or what it refers to."""
-        return value if value is None or value[:1] != MARK else self._found[project_id, value[1:]]
+        return value if not value or value[0] != MARK[0] else self._found[project_id, value[1:]]
 
 
 async def read_steadily(read: Callable[[], Awaitable[T]]) -> T:

@@ -1,7 +1,9 @@
 """RunStore on PostgreSQL: prepared statements on held asyncpg connections."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from itertools import chain
 from typing import Any
 from uuid import UUID
 
@@ -83,6 +85,9 @@ INSERT INTO executor.versions (id, project_id, workflow_id, workflow_name, numbe
 VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (id) DO NOTHING
 """
 
+_ROWS_AT_ONCE = 1_000
+"""Rows of a large run that are made into objects before others get their turn."""
+
 
 class PostgresRunStore:
     """RunStore on one pool."""
@@ -121,16 +126,17 @@ class PostgresRunStore:
             runs = await connection.fetch(_LOAD_RUNS, run_ids)
             nodes = await connection.fetch(_LOAD_NODES, run_ids)
             projects: dict[UUID, UUID] = {row["id"]: row["project_id"] for row in runs}
+            # A run that has begun between the two queries is as good as missing.
+            nodes = [row for row in nodes if row["run_id"] in projects]
             values = [(row["project_id"], row[name]) for row in runs for name in ("input", "output", "rerun")]
-            for row in nodes:
-                if project_id := projects.get(row["run_id"]):
-                    values += ((project_id, row["input"]), (project_id, row["output"]))
-            contents = await Contents.read(connection, values)
+            of_nodes = ((projects[row["run_id"]], row[name]) for name in ("input", "output") for row in nodes)
+            contents = await Contents.read(connection, chain(values, of_nodes))
         found: dict[UUID, dict[str, dict[str, NodeRow]]] = {row["id"]: {} for row in runs}
-        for row in nodes:
-            if project_id := projects.get(row["run_id"]):
-                node = _node_row(row, project_id, contents)
-                found[row["run_id"]].setdefault(row["item_path"], {})[row["node_key"]] = node
+        for number, row in enumerate(nodes, 1):
+            node = _node_row(row, projects[row["run_id"]], contents)
+            found[row["run_id"]].setdefault(row["item_path"], {})[row["node_key"]] = node
+            if number % _ROWS_AT_ONCE == 0:
+                await asyncio.sleep(0)
         return [_stored_run(row, contents, found[row["id"]]) for row in runs]
 
     async def run_versions(self, run_ids: Sequence[UUID]) -> dict[UUID, int]:
