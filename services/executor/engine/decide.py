@@ -499,10 +499,9 @@ def _let_go(state: RunState, node: NodeState) -> None:
 def _end(state: RunState, status: RunStatus, error: Failure | None = None) -> None:
     """Bring the run to its end; whatever has not ended is cancelled and loses its claim."""
     _cancel_nodes(state, state.root.nodes)
-    for scope in state.scopes.values():
+    for scope in [*state.scopes.values()]:
         _cancel_nodes(state, scope.nodes)
-    state.scopes.clear()
-    state.scope_nodes = 0
+        state.drop_scope(scope)
     state.root.open_nodes = state.active_nodes = 0
     state.inline.clear()
     state.ready.clear()

@@ -338,6 +338,8 @@ class RunState:
     """Open scopes by path, without the root."""
     scope_nodes: int = 0
     """Node executions in them."""
+    dropped: list[Scope] = field(default_factory=list)
+    """Scopes that were open and are not any more, since the last call of `let_go`."""
 
     def __post_init__(self) -> None:
         self.run_text = str(self.run_id)
@@ -362,6 +364,7 @@ class RunState:
         """Count it among them no more; nothing if it is not there."""
         if self.scopes.pop(scope.path, None) is not None:
             self.scope_nodes -= len(scope.nodes)
+            self.dropped.append(scope)
             if scope.container is not None and scope.container.open_scopes:
                 del scope.container.open_scopes[scope.path]
 
@@ -394,6 +397,18 @@ class RunState:
         self.touched.clear()
         self.events.clear()
         self.ready.clear()
+
+    def let_go(self) -> None:
+        """Take apart what has ended, so that its memory is free at once; nobody may need it any more.
+
+        Scopes and their nodes refer to each other. Left to the collector of cycles, they would live until it comes, and
+        each that lives makes the collector's work longer.
+        """
+        for scope in self.dropped:
+            scope.nodes.clear()
+        self.dropped.clear()
+        if self.is_terminal:
+            self.root.nodes.clear()
 
     def size_bytes(self) -> int:
         """Rough memory of the run, for the cache's budget."""
