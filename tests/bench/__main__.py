@@ -85,7 +85,7 @@ async def _reads(stack: LocalStack, seconds: float) -> None:
     bare, read = await reads.compare(api, workflow_id, windows=5, seconds=seconds)
     print(f"\nGET of a workflow of {WORKLOADS[0].nodes} nodes, {reads.CONNECTIONS} connections")
     for name, windows in (("bare FastAPI endpoint", bare), ("through the gateway", read)):
-        slowest = _percentile([moment for window in windows for moment in window.seconds], 0.99)
+        slowest = percentile([moment for window in windows for moment in window.seconds], 0.99)
         print(f"  {name:<22} {_spread([window.rate for window in windows])} requests/s, p99 {slowest * 1e3:.1f} ms")
     ratios = [each.rate / other.rate for each, other in zip(read, bare, strict=True)]
     print(f"  {'ratio':<22} {statistics.median(ratios):.3f} ({min(ratios):.3f}-{max(ratios):.3f})")

@@ -14,8 +14,6 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-import asyncpg
-
 from services.executor.domain.housekeeping import BATCH
 from services.executor.domain.model import NewRun, NodeRef, RunFilter, Version
 from services.executor.engine import decide
@@ -23,6 +21,7 @@ from services.executor.engine.state import RunState, RunStatus, Usage
 from services.executor.storage.housekeeping import PostgresHousekeepingStore
 from services.executor.storage.postgres import PostgresRunStore
 from services.kit.ids import new_id
+from services.kit.pool import Pool
 from services.kit.postgres import open_engine, open_pool
 from tests.bench.machine import backend_seconds, describe, percentile
 from tests.support import backends
@@ -73,7 +72,7 @@ _EVENTS_OF_A_COMMIT = (
 )
 
 
-async def fill(pool: asyncpg.Pool, runs: int) -> None:
+async def fill(pool: Pool, runs: int) -> None:
     """Make so many runs."""
     async with pool.acquire() as connection:
         await connection.execute("SET synchronous_commit = off")
@@ -96,7 +95,7 @@ async def timed(repeat: int, call: Callable[[], Awaitable[object]]) -> str:
     return f"{statistics.median(took):8.2f} {percentile(took, 0.99):8.2f}"
 
 
-async def lists(store: PostgresRunStore, pool: asyncpg.Pool, large_run: UUID, repeat: int) -> dict[str, str]:
+async def lists(store: PostgresRunStore, pool: Pool, large_run: UUID, repeat: int) -> dict[str, str]:
     """Times of what people look at."""
     now = datetime.now(UTC)
     middle = (now - timedelta(days=15), UUID(int=0))
@@ -137,7 +136,7 @@ async def lists(store: PostgresRunStore, pool: asyncpg.Pool, large_run: UUID, re
     return found
 
 
-async def commits(store: PostgresRunStore, pool: asyncpg.Pool, version: Version, runs: int, rounds: int) -> str:
+async def commits(store: PostgresRunStore, pool: Pool, version: Version, runs: int, rounds: int) -> str:
     """Milliseconds of a commit in which each run has a report and a claim, and processor time of it at both ends."""
     wall: list[float] = []
     own, server = 0.0, await backend_seconds(pool)
@@ -203,7 +202,7 @@ async def engine(executor: Executor, version: Version, runs: int) -> str:
     return f"{nodes / took:8.0f} nodes/s, {cpu / nodes * 1e6:.0f} us of processor time of this process a node"
 
 
-async def a_large_run(executor: Executor, pool: asyncpg.Pool) -> UUID:
+async def a_large_run(executor: Executor, pool: Pool) -> UUID:
     """A run with 10,000 more node executions than it has."""
     run_id = new_id()
     await executor.start(run_id, await a_version(executor, {"key": "a"}), {})
@@ -211,7 +210,7 @@ async def a_large_run(executor: Executor, pool: asyncpg.Pool) -> UUID:
     return run_id
 
 
-async def remove(executor: Executor, url: str, pool: asyncpg.Pool) -> None:
+async def remove(executor: Executor, url: str, pool: Pool) -> None:
     """Remove the older half of the history, and print how fast, and what a commit took meanwhile."""
     engine = open_engine(url)
     store = PostgresHousekeepingStore(engine)
@@ -234,9 +233,9 @@ async def remove(executor: Executor, url: str, pool: asyncpg.Pool) -> None:
     await engine.dispose()
 
 
-async def measure(executor: Executor, pool: asyncpg.Pool, large_run: UUID, repeat: int) -> None:
+async def measure(executor: Executor, pool: Pool, large_run: UUID, repeat: int) -> None:
     """Print one column of the table."""
-    rows = await pool.fetchrow(
+    (rows,) = await pool.fetch(
         "SELECT (SELECT count(*) FROM executor.runs), (SELECT count(*) FROM executor.node_executions), "
         "pg_size_pretty(pg_database_size(current_database()))"
     )
@@ -269,7 +268,6 @@ async def main() -> None:
             print(f"\nfilled in {time.perf_counter() - begun:.0f} s")
             await measure(executor, pool, large_run, given.repeat)
             await remove(executor, url, pool)
-            await pool.execute("VACUUM (ANALYZE, PARALLEL 0)", timeout=1800)
             await fill(pool, given.runs // 2)
             await measure(executor, pool, large_run, given.repeat)
     finally:

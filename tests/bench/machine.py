@@ -5,8 +5,9 @@ import platform
 from collections.abc import Sequence
 from pathlib import Path
 
-import asyncpg
 import psutil
+
+from services.kit.pool import Pool
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -33,7 +34,7 @@ def describe() -> str:
     )
 
 
-async def backend_seconds(pool: asyncpg.Pool) -> float:
+async def backend_seconds(pool: Pool) -> float:
     """Processor time that the server's processes of this database have used; they have to be on this machine."""
     rows = await pool.fetch("SELECT pid FROM pg_stat_activity WHERE datname = current_database()")
     return sum(sum(psutil.Process(row[0]).cpu_times()[:2]) for row in rows)

@@ -7,12 +7,12 @@ from datetime import UTC, datetime, timedelta
 from itertools import product
 from uuid import UUID, uuid4
 
-import asyncpg
 import pytest
 
 from services.executor.domain.model import RunFilter, RunView
 from services.executor.engine.state import RunStatus
 from services.executor.storage.postgres import PostgresRunStore
+from services.kit.pool import Pool
 from services.kit.postgres import open_pool
 
 PROJECT, OTHER = uuid4(), uuid4()
@@ -28,13 +28,13 @@ VALUES ($1, $2, $3, gen_random_uuid(), 1, 'w', $4, 1, 1, '{}', 0, 0, 0, '', 60, 
 
 
 @pytest.fixture
-async def pool(database: Callable[[str], Awaitable[str]]) -> AsyncIterator[asyncpg.Pool]:
+async def pool(database: Callable[[str], Awaitable[str]]) -> AsyncIterator[Pool]:
     opened = await open_pool(await database("executor"), size=2)
     yield opened
     await opened.close()
 
 
-async def some_runs(pool: asyncpg.Pool) -> list[RunView]:
+async def some_runs(pool: Pool) -> list[RunView]:
     """Runs of all statuses and both workflows, some at the same moment; the project's, newest first."""
     for number, (status, workflow_id, project_id) in enumerate(
         product([*RunStatus, *RunStatus], WORKFLOWS, (PROJECT, OTHER))
@@ -66,7 +66,7 @@ async def pages(store: PostgresRunStore, chosen: RunFilter, size: int) -> list[R
     return found
 
 
-async def test_every_filter_gives_just_the_runs_it_says_in_pages_of_any_size(pool: asyncpg.Pool) -> None:
+async def test_every_filter_gives_just_the_runs_it_says_in_pages_of_any_size(pool: Pool) -> None:
     runs, store = await some_runs(pool), PostgresRunStore(pool)
     statuses = [
         (),

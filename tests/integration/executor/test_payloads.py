@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from uuid import UUID, uuid4
 
-import asyncpg
 import orjson
 import pytest
 
@@ -19,6 +18,7 @@ from services.executor.storage.housekeeping import PostgresHousekeepingStore
 from services.executor.storage.payloads import MAX_INLINE_BYTES
 from services.executor.storage.postgres import PostgresRunStore
 from services.kit.ids import new_id
+from services.kit.pool import Pool
 from services.kit.postgres import open_engine, open_pool
 from tests.support.executors import PROJECT, QUEUES, Executor, a_version, committing, success
 
@@ -33,7 +33,7 @@ async def url(database: Callable[[str], Awaitable[str]]) -> str:
 
 
 @pytest.fixture
-async def pool(url: str) -> AsyncIterator[asyncpg.Pool]:
+async def pool(url: str) -> AsyncIterator[Pool]:
     opened = await open_pool(url, size=8)
     yield opened
     await opened.close()
@@ -47,24 +47,28 @@ async def housekeeping(url: str) -> AsyncIterator[PostgresHousekeepingStore]:
 
 
 @pytest.fixture
-async def executors(pool: asyncpg.Pool) -> AsyncIterator[tuple[Executor, Executor]]:
+async def executors(pool: Pool) -> AsyncIterator[tuple[Executor, Executor]]:
     both = Executor(PostgresRunStore(pool)), Executor(PostgresRunStore(pool))
     async with committing(*both):
         yield both
 
 
-async def payloads(pool: asyncpg.Pool) -> int:
-    count: int = await pool.fetchval("SELECT count(*) FROM executor.payloads")
-    return count
+async def count(pool: Pool, query: str) -> int:
+    ((found,),) = await pool.fetch(query)
+    return int(found)
 
 
-async def make_old(pool: asyncpg.Pool) -> None:
+async def payloads(pool: Pool) -> int:
+    return await count(pool, "SELECT count(*) FROM executor.payloads")
+
+
+async def make_old(pool: Pool) -> None:
     await pool.execute("UPDATE executor.payloads SET used_at = now() - interval '2 days'")
 
 
-async def dangling(pool: asyncpg.Pool) -> int:
+async def dangling(pool: Pool) -> int:
     """References of runs and node executions without their content."""
-    count: int = await pool.fetchval("""
+    query = """
         SELECT count(*) FROM (
             SELECT project_id, unnest(ARRAY[input, output]) AS value FROM executor.runs
             UNION ALL
@@ -73,17 +77,17 @@ async def dangling(pool: asyncpg.Pool) -> int:
         ) AS held
         LEFT JOIN executor.payloads p ON p.project_id = held.project_id AND p.hash = substr(held.value, 2)
         WHERE length(held.value) > 0 AND get_byte(held.value, 0) = 0 AND p.hash IS NULL
-    """)
-    return count
+    """
+    return await count(pool, query)
 
 
-async def forget_runs(pool: asyncpg.Pool) -> None:
+async def forget_runs(pool: Pool) -> None:
     for table in ("run_payloads", "run_events", "node_executions", "runs"):
         await pool.execute(f"DELETE FROM executor.{table}")  # noqa: S608 - constants
 
 
 async def test_a_large_value_is_read_back_wherever_it_is_read_and_rows_stay_small(
-    executors: tuple[Executor, Executor], pool: asyncpg.Pool
+    executors: tuple[Executor, Executor], pool: Pool
 ) -> None:
     one, other = executors
     reader = {"key": "b", "config": {"value": "{{ nodes.a.output }} {{ input }}"}}
@@ -108,7 +112,7 @@ async def test_a_large_value_is_read_back_wherever_it_is_read_and_rows_stay_smal
 
 
 async def test_equal_values_of_many_runs_are_stored_once_in_a_project_and_never_shared_with_another(
-    executors: tuple[Executor, Executor], pool: asyncpg.Pool
+    executors: tuple[Executor, Executor], pool: Pool
 ) -> None:
     one, other = executors
     version_id = await a_version(one, {"key": "a"})
@@ -131,7 +135,7 @@ def a_state(graph: object, run_id: UUID, project_id: UUID) -> RunState:
 
 
 async def test_a_run_that_is_refused_leaves_no_use_behind_and_its_content_goes_after_a_day(
-    executors: tuple[Executor, Executor], pool: asyncpg.Pool, housekeeping: PostgresHousekeepingStore
+    executors: tuple[Executor, Executor], pool: Pool, housekeeping: PostgresHousekeepingStore
 ) -> None:
     one, other = executors
     run_id = new_id()
@@ -139,7 +143,7 @@ async def test_a_run_that_is_refused_leaves_no_use_behind_and_its_content_goes_a
     await one.start(run_id, version_id)
     with pytest.raises(RunExistsError):
         await other.start(run_id, version_id, LARGE)
-    assert not await pool.fetchval("SELECT count(*) FROM executor.run_payloads")
+    assert not await count(pool, "SELECT count(*) FROM executor.run_payloads")
 
     assert (await housekeeping.remove_payloads(DAY, limit=10)).count == 0
     await make_old(pool)
@@ -148,7 +152,7 @@ async def test_a_run_that_is_refused_leaves_no_use_behind_and_its_content_goes_a
 
 
 async def test_what_is_in_use_is_kept_and_looked_at_once_a_day(
-    executors: tuple[Executor, Executor], pool: asyncpg.Pool, housekeeping: PostgresHousekeepingStore
+    executors: tuple[Executor, Executor], pool: Pool, housekeeping: PostgresHousekeepingStore
 ) -> None:
     one, _ = executors
     await one.start(new_id(), await a_version(one, {"key": "a"}), LARGE)
@@ -161,7 +165,7 @@ async def test_what_is_in_use_is_kept_and_looked_at_once_a_day(
 
 
 async def test_a_removal_leaves_a_content_that_a_commit_under_way_refers_to_again(
-    executors: tuple[Executor, Executor], pool: asyncpg.Pool, housekeeping: PostgresHousekeepingStore
+    executors: tuple[Executor, Executor], pool: Pool, housekeeping: PostgresHousekeepingStore
 ) -> None:
     one, _ = executors
     version = await one.versions.get(await a_version(one, {"key": "a"}))
@@ -180,7 +184,7 @@ async def test_a_removal_leaves_a_content_that_a_commit_under_way_refers_to_agai
 
 
 async def test_a_commit_that_finds_a_removal_under_way_stores_the_content_anew(
-    executors: tuple[Executor, Executor], pool: asyncpg.Pool
+    executors: tuple[Executor, Executor], pool: Pool
 ) -> None:
     one, _ = executors
     version_id = await a_version(one, {"key": "a"})
@@ -191,7 +195,7 @@ async def test_a_commit_that_finds_a_removal_under_way_stores_the_content_anew(
         await connection.execute("DELETE FROM executor.payloads")
         starting = asyncio.create_task(one.start(new_id(), version_id, LARGE))
         waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-        while not await pool.fetchval(waits):
+        while not await count(pool, waits):
             assert not starting.done()
     await starting
 
@@ -199,7 +203,7 @@ async def test_a_commit_that_finds_a_removal_under_way_stores_the_content_anew(
 
 
 async def test_removals_beside_commits_that_refer_again_never_lose_a_content(
-    executors: tuple[Executor, Executor], pool: asyncpg.Pool, housekeeping: PostgresHousekeepingStore
+    executors: tuple[Executor, Executor], pool: Pool, housekeeping: PostgresHousekeepingStore
 ) -> None:
     one, other = executors
     version_id = await a_version(one, {"key": "a"})

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from uuid import UUID, uuid4
 
-import asyncpg
 import pytest
 
 from services.executor.domain.committer import RunExistsError
@@ -19,6 +18,7 @@ from services.executor.storage import housekeeping as storage
 from services.executor.storage.housekeeping import PostgresHousekeepingStore
 from services.executor.storage.postgres import PostgresRunStore
 from services.kit.ids import new_id
+from services.kit.pool import Pool
 from services.kit.postgres import open_engine, open_pool
 from tests.support.executors import PROJECT, Executor, a_version, committing
 
@@ -31,7 +31,7 @@ async def url(database: Callable[[str], Awaitable[str]]) -> str:
 
 
 @pytest.fixture
-async def pool(url: str) -> AsyncIterator[asyncpg.Pool]:
+async def pool(url: str) -> AsyncIterator[Pool]:
     opened = await open_pool(url, size=8)
     yield opened
     await opened.close()
@@ -45,7 +45,7 @@ async def store(url: str) -> AsyncIterator[PostgresHousekeepingStore]:
 
 
 @pytest.fixture
-async def executor(pool: asyncpg.Pool) -> AsyncIterator[Executor]:
+async def executor(pool: Pool) -> AsyncIterator[Executor]:
     made = Executor(PostgresRunStore(pool))
     async with committing(made):
         yield made
@@ -73,7 +73,7 @@ async def start_over(executor: Executor, run_id: UUID, over: UUID) -> None:
     await executor.committer.submit_new(run_id, new, make, decide.start, lambda _, __: None)
 
 
-async def make_older(pool: asyncpg.Pool, days: float, *run_ids: UUID) -> None:
+async def make_older(pool: Pool, days: float, *run_ids: UUID) -> None:
     age = timedelta(days=days)
     await pool.execute(
         "UPDATE executor.runs SET created_at = created_at - $1::interval, finished_at = finished_at - $1::interval "
@@ -82,7 +82,7 @@ async def make_older(pool: asyncpg.Pool, days: float, *run_ids: UUID) -> None:
     )
 
 
-async def kept(pool: asyncpg.Pool) -> set[UUID]:
+async def kept(pool: Pool) -> set[UUID]:
     """Runs that are there; what belongs to a run is there as long as the run and no longer."""
     runs = {row[0] for row in await pool.fetch("SELECT id FROM executor.runs")}
     for table in ("node_executions", "run_events"):
@@ -92,7 +92,7 @@ async def kept(pool: asyncpg.Pool) -> set[UUID]:
 
 
 async def test_an_ended_run_goes_with_all_it_did_when_its_time_is_up(
-    executor: Executor, pool: asyncpg.Pool, store: PostgresHousekeepingStore
+    executor: Executor, pool: Pool, store: PostgresHousekeepingStore
 ) -> None:
     old, young, still_open = [
         await a_run(executor, ended=ended, run_input="x" * 20_000) for ended in (True, True, False)
@@ -107,7 +107,7 @@ async def test_an_ended_run_goes_with_all_it_did_when_its_time_is_up(
 
 
 async def test_a_run_is_kept_from_its_end_not_from_its_beginning(
-    executor: Executor, pool: asyncpg.Pool, store: PostgresHousekeepingStore
+    executor: Executor, pool: Pool, store: PostgresHousekeepingStore
 ) -> None:
     run_id = await a_run(executor)
     await make_older(pool, 50, run_id)
@@ -117,7 +117,7 @@ async def test_a_run_is_kept_from_its_end_not_from_its_beginning(
 
 
 async def test_a_project_may_keep_its_runs_longer_or_shorter_than_others(
-    executor: Executor, pool: asyncpg.Pool, store: PostgresHousekeepingStore
+    executor: Executor, pool: Pool, store: PostgresHousekeepingStore
 ) -> None:
     projects = {days: uuid4() for days in (7, 90)}
     for days, project_id in projects.items():
@@ -138,7 +138,7 @@ async def test_a_project_may_keep_its_runs_longer_or_shorter_than_others(
 
 
 async def test_a_run_that_an_open_run_goes_again_over_is_kept_until_that_one_ends(
-    executor: Executor, pool: asyncpg.Pool, store: PostgresHousekeepingStore
+    executor: Executor, pool: Pool, store: PostgresHousekeepingStore
 ) -> None:
     old = await a_run(executor)
     again = await a_run(executor, over=old, ended=False)
@@ -151,21 +151,21 @@ async def test_a_run_that_an_open_run_goes_again_over_is_kept_until_that_one_end
 
 
 async def test_a_run_cannot_begin_over_one_that_is_gone_and_is_not_outrun_by_its_removal(
-    executor: Executor, pool: asyncpg.Pool, store: PostgresHousekeepingStore
+    executor: Executor, pool: Pool, store: PostgresHousekeepingStore
 ) -> None:
     with pytest.raises(RunExistsError):
         await start_over(executor, new_id(), new_id())
     for _ in range(20):
         old, again = await a_run(executor), new_id()
         await make_older(pool, 31, old)
-        _, begun = await asyncio.gather(
+        removed, begun = await asyncio.gather(
             *(store.remove_runs(MONTH, limit=10), start_over(executor, again, old)), return_exceptions=True
         )
-        assert (old in await kept(pool)) == (begun is None)
+        assert (old in await kept(pool)) == (begun is None), (removed, begun)
 
 
 async def test_large_runs_are_removed_one_by_one_and_many_small_ones_by_several_executors_at_once(
-    executor: Executor, pool: asyncpg.Pool, store: PostgresHousekeepingStore
+    executor: Executor, pool: Pool, store: PostgresHousekeepingStore
 ) -> None:
     runs = [await a_run(executor) for _ in range(3)]
     await make_older(pool, 31, *runs)
