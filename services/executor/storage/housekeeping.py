@@ -47,9 +47,9 @@ SELECT expired.id, expired.sequence FROM limits l CROSS JOIN LATERAL (
 ) AS expired LIMIT $2
 """
 # Asked again when they are locked: from then on nobody can begin to go again over them.
-_NOT_GONE_OVER = """
-SELECT id FROM unnest($1::uuid[]) AS id
-WHERE NOT EXISTS (SELECT FROM executor.runs again WHERE again.rerun_of = id AND again.status < 4)
+NOT_GONE_OVER = """
+SELECT locked.id FROM unnest($1::uuid[]) AS locked (id)
+WHERE NOT EXISTS (SELECT FROM executor.runs again WHERE again.rerun_of = locked.id AND again.status < 4)
 """
 _REMOVE_RUNS = (
     "DELETE FROM executor.node_executions WHERE run_id = ANY($1::uuid[])",
@@ -105,7 +105,7 @@ class PostgresHousekeepingStore:
                     break
                 run_ids.append(run_id)
             more = len(run_ids) < len(expired) or len(expired) == limit
-            run_ids = [row[0] for row in await _rows(connection, _NOT_GONE_OVER, run_ids)]
+            run_ids = [row[0] for row in await _rows(connection, NOT_GONE_OVER, run_ids)]
             for statement in _REMOVE_RUNS if run_ids else ():
                 await connection.exec_driver_sql(statement, (run_ids,))
         return Removed(len(run_ids), more and bool(run_ids))

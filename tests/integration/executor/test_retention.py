@@ -144,6 +144,8 @@ async def test_a_run_that_an_open_run_goes_again_over_is_kept_until_that_one_end
     again = await a_run(executor, over=old, ended=False)
     await make_older(pool, 31, old)
     assert (await store.remove_runs(MONTH, limit=10)).count == 0
+    # Asked once more when it is locked, for one that began between the two statements.
+    assert [row[0] for row in await pool.fetch(storage.NOT_GONE_OVER, [old, again])] == [again]
 
     await executor.committer.submit(again, decide.cancel, lambda _, __: None)
     assert (await store.remove_runs(MONTH, limit=10)).count == 1
