@@ -3,7 +3,7 @@ PYTHON := .venv/bin/python
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help run test check fmt proto lock bench chaos soak clean local dev
+.PHONY: help run test check fmt proto lock bench chaos soak simulate mutants clean local dev
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,12 @@ chaos: dev ## Kill, stop, wipe and cut whatever there is while runs flow, and ch
 
 soak: dev ## A steady load for an hour: does memory grow, do runs slow down? ARGS="--minutes 480 --rate 50"
 	@$(PYTHON) -m tests.bench.soak $(ARGS)
+
+simulate: dev ## Simulate the execution code under faults drawn from seeds. ARGS="--seeds 20000 --first 0", "--seconds 60"
+	@$(PYTHON) -m tests.simulation $(ARGS)
+
+mutants: dev ## Break the execution code in one place at a time; the simulation must see each
+	@$(PYTHON) -m tests.simulation.mutants
 
 clean: ## Remove what the targets made, but not the stack's data in .headrace
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,27 +1,38 @@
-"""The executor process: `python -m services.executor.main [serve|migrate]`."""
+"""The executor process: `python -m services.executor.main [serve|migrate|limits …]`."""
 
 import asyncio
 import sys
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 
 import structlog
 from headrace.executor.v1.executor_service_pb2_grpc import add_ExecutorServiceServicer_to_server
 
+from services.executor.domain.admission import Admission
 from services.executor.domain.committer import Committer
+from services.executor.domain.dispatch import Dispatcher
 from services.executor.domain.housekeeping import Housekeeper
 from services.executor.domain.jobs import Jobs
+from services.executor.domain.limit_settings import LimitSettings
+from services.executor.domain.refill import Refill
 from services.executor.domain.run_states import RunStates
 from services.executor.domain.runs import Runs
 from services.executor.domain.sweeper import Sweeper
+from services.executor.domain.turns import Turns
 from services.executor.domain.versions import Versions
 from services.executor.domain.watchers import Watchers
+from services.executor.engine.graph import NodeKind
 from services.executor.engine.state import Limits
 from services.executor.handlers.registry import catalogue
+from services.executor.limits_command import limits_command
 from services.executor.settings import PeerSettings, Settings
+from services.executor.storage.dispatching import PostgresReadyStore
 from services.executor.storage.housekeeping import PostgresHousekeepingStore
+from services.executor.storage.limits import PostgresLimitStore
 from services.executor.storage.postgres import PostgresRunStore
 from services.executor.storage.project_tables import PostgresProjectTableStore
+from services.executor.storage.turns import PostgresTurnStore
 from services.executor.transport.bus import Bus, StreamKeeper
 from services.executor.transport.convert import graph_from_definition, node_kind
 from services.executor.transport.grpc import SERVICE_NAME, ExecutorServicer
@@ -35,6 +46,7 @@ from services.kit.grpc_server import GrpcServer
 from services.kit.identity import CallerTokens
 from services.kit.ids import new_id
 from services.kit.lifecycle import run, serve_metrics
+from services.kit.pool import Pool
 from services.kit.postgres import open_engine, open_pool
 from services.kit.settings import InternalKeySettings, decode_key
 
@@ -65,53 +77,69 @@ async def serve(stack: AsyncExitStack) -> None:
     versions = Versions(store, workflows, partial(graph_from_definition, kinds=kinds))
     watchers = Watchers()
     bus = Bus(executor_id, watchers)
-    limits = Limits(output_bytes=settings.max_run_output_bytes, events=settings.max_run_events)
-    run_states = RunStates(store, versions, limits)
+    ready, limits = PostgresReadyStore(pool), PostgresLimitStore(pool)
+    dispatcher = Dispatcher(bus, limits)
+    bus.dispatch_by(dispatcher)
+    run_states = RunStates(store, versions, Limits(settings.max_run_output_bytes, settings.max_run_events))
     committer = Committer(store, run_states, bus, lanes=settings.lanes)
     runs = Runs(
         store,
         versions,
         run_states,
         committer,
+        Admission(ready, dispatcher, committer, settings.admission),
         watch_here=watchers.watch,
         watch_everywhere=bus.watch,
         max_run_seconds=settings.max_run_seconds,
     )
-
-    add_ExecutorServiceServicer_to_server(ExecutorServicer(runs, store, node_types), server.server)
+    limit_settings = LimitSettings(limits, _of_workers(kinds))
+    add_ExecutorServiceServicer_to_server(ExecutorServicer(runs, store, limit_settings, node_types), server.server)
     add_table_service(server.server, PostgresProjectTableStore(engine))
     await server.start()
 
-    keeper = StreamKeeper(store, sorted({kind.queue for kind in kinds.values() if not kind.inline}))
-
-    async def reconnected() -> None:
-        keeper.check_now()
-
+    queues = sorted(set(_of_workers(kinds).values()))
+    keeper = StreamKeeper(store, dispatcher, queues)
     url = peers.nats_url.get_secret_value()
-    client = await nats.connect(url, name="headrace-executor", on_reconnect=reconnected)
+    client = await nats.connect(url, name="headrace-executor", on_reconnect=keeper.reconnected)
     stack.push_async_callback(client.close)
     await bus.start(client)
     await keeper.check(client)
-    committer.start()
-    stack.push_async_callback(committer.stop)
-    workers = WorkerTransport(client, Jobs(store, committer, lease_seconds=settings.lease_seconds), tokens, executor_id)
+    _start(stack, committer)
+    _start(stack, _turns(pool, versions, committer, bus))
+    workers = WorkerTransport(
+        client, Jobs(store, committer, dispatcher, lease_seconds=settings.lease_seconds), tokens, executor_id
+    )
     await workers.start()
     stack.push_async_callback(workers.stop)
-    sweeper = Sweeper(store, committer, bus, interval=settings.sweep_seconds, lease_seconds=settings.lease_seconds)
-    sweeper.start()
-    stack.push_async_callback(sweeper.stop)
-    housekeeper = Housekeeper(
-        PostgresHousekeepingStore(engine),
-        max_run_seconds=settings.max_run_seconds,
-        retention_days=settings.retention_days,
+    _start(stack, Housekeeper(PostgresHousekeepingStore(engine), settings.max_run_seconds, settings.retention_days))
+    _start(
+        stack,
+        Sweeper(store, ready, committer, bus, interval=settings.sweep_seconds, lease_seconds=settings.lease_seconds),
     )
-    housekeeper.start()
-    stack.push_async_callback(housekeeper.stop)
+    refill = Refill(ready, limits, dispatcher, bus, settings.refill(executor_id, queues))
+    await refill.take_census()
+    _start(stack, refill)
     keeping = asyncio.create_task(keeper.run(client))
     stack.callback(keeping.cancel)
     stack.push_async_callback(server.stop)
     await server.set_healthy(True)
     log.info("executor_ready", executor_id=executor_id)
+
+
+def _start(stack: AsyncExitStack, part: Committer | Sweeper | Refill | Housekeeper | Turns) -> None:
+    part.start()
+    stack.push_async_callback(part.stop)
+
+
+def _turns(pool: Pool, versions: Versions, committer: Committer, bus: Bus) -> Turns:
+    turns = Turns(PostgresTurnStore(pool), versions, committer)
+    bus.tell(turns.moved)
+    return turns
+
+
+def _of_workers(kinds: Mapping[str, NodeKind]) -> dict[str, str]:
+    """Queues of the node types that workers run, by type."""
+    return {name: kind.queue for name, kind in kinds.items() if not kind.inline}
 
 
 def migrate_schema() -> None:
@@ -127,6 +155,8 @@ def main() -> None:
     """Command line."""
     if sys.argv[1:] == ["migrate"]:
         migrate_schema()
+    elif sys.argv[1:2] == ["limits"]:
+        limits_command(sys.argv[2:])
     else:
         run("executor", serve)
 

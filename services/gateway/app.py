@@ -18,6 +18,7 @@ from services.gateway.api import (
     edges,
     events,
     health,
+    limits,
     models,
     node_types,
     nodes,
@@ -53,6 +54,7 @@ _ROUTERS = (
     auth.router,
     api_keys.router,
     projects.router,
+    limits.router,
     credentials.router,
 )
 

@@ -24,6 +24,7 @@ from services.executor.engine.state import RUN_TERMINAL
 from services.executor.storage.postgres import PostgresRunStore
 from services.executor.transport.convert import graph_from_definition
 from services.kit.ids import new_id
+from services.kit.pool import Pool
 from services.kit.postgres import open_pool
 from tests.bench import plot
 from tests.bench.machine import describe
@@ -31,6 +32,10 @@ from tests.support import backends
 from tests.support.executors import PROJECT, QUEUES, Executor, committing, success
 
 HEADER = f"{'kind':<8} {'us a node':>10} {'processor':>10} {'memory, MiB':>12}"
+_READY = """
+SELECT node_key, item_path, epoch FROM executor.node_executions
+WHERE run_id = $1 AND status = 2 AND queue <> '' LIMIT 500
+"""
 AT_ONCE = 32
 """Chains of a run of worker nodes, and jobs that are under way at a time."""
 
@@ -80,8 +85,9 @@ KINDS: dict[str, Callable[[int], definition_pb2.Definition]] = {
 class Bench:
     """One executor and a worker that does nothing."""
 
-    def __init__(self, executor: Executor) -> None:
+    def __init__(self, executor: Executor, pool: Pool) -> None:
         self._executor = executor
+        self._pool = pool
         self._process = psutil.Process()
 
     async def cost(self, kind: str, nodes: int, *, repeat: int) -> Cost:
@@ -135,13 +141,12 @@ class Bench:
             done += len(jobs)
             jobs = [job for answer in answers for job in answer.next]
 
-    async def _ready(self, run_id: UUID) -> list[NodeRef]:
+    async def _ready(self, run_id: UUID) -> list[tuple[NodeRef, int]]:
         """What wake-ups would say."""
-        due: list[NodeRef] = []
-        while not due:
-            await self._executor.store.republish_all()
-            due = [ref for ref, _ in await self._executor.store.republish(500) if ref.run_id == run_id]
-        return due
+        while True:
+            rows = await self._pool.fetch(_READY, run_id)
+            if rows:
+                return [(NodeRef(run_id, row[0], row[1]), row[2]) for row in rows]
 
 
 async def growth(bench: Bench, sizes: list[int], total: int) -> dict[str, list[tuple[float, float]]]:
@@ -170,7 +175,7 @@ async def main() -> None:
     executor = Executor(PostgresRunStore(pool))
     try:
         async with committing(executor):
-            bench = Bench(executor)
+            bench = Bench(executor, pool)
             lines = await growth(bench, [int(size) for size in given.sizes.split(",")], given.nodes)
             opened = 0
             print(f"\n  Runs of 100 nodes while others are open\n  {'open':>7} {HEADER}")

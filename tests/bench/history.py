@@ -188,7 +188,7 @@ async def engine(executor: Executor, version: Version, runs: int) -> str:
         run_id = new_id()
         await executor.start(run_id, version.id, {})
         # No wake-up is needed: whoever asks knows what is ready.
-        jobs = (await executor.jobs.claim("w", [NodeRef(run_id, version.graph.nodes[0].key)], str(run_id))).jobs
+        jobs = (await executor.jobs.claim("w", [(NodeRef(run_id, version.graph.nodes[0].key), 0)], str(run_id))).jobs
         while jobs:
             report = success(jobs[0].ref, jobs[0].epoch, b'{"value":1}')
             (answer,) = await executor.jobs.report("w", [report], free_slots=1, queues=QUEUES)

@@ -11,7 +11,7 @@ INVARIANTS = {
         WHERE r.status >= 4 AND n.status IN (1, 2, 3, 4) LIMIT 5
     """,
     "an open run has something that can go on": """
-        SELECT r.id::text FROM executor.runs r WHERE r.status < 4 AND NOT EXISTS (
+        SELECT r.id::text FROM executor.runs r WHERE r.status IN (2, 3) AND NOT EXISTS (
             SELECT FROM executor.node_executions n WHERE n.run_id = r.id AND n.status IN (2, 3, 4)) LIMIT 5
     """,
     "a ready node is woken again": """

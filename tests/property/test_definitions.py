@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from services.kit.templates import TemplateErrors, compile_template
 from services.workflows.domain import drafts, graph
-from services.workflows.domain.definition import Definition, Edge, Join, Node, OnError, Retry
+from services.workflows.domain.definition import Concurrency, Definition, Edge, Join, Node, OnError, Retry, RunLimits
 from services.workflows.domain.definition_json import (
     content_hash,
     definition_to_json,
@@ -69,11 +69,17 @@ NODES = st.builds(
     join=st.sampled_from(Join),
 )
 EDGES = st.builds(Edge, source=KEYS, target=KEYS, id=st.just(""), source_port=PORTS, target_port=PORTS)
+LIMITS = st.builds(
+    RunLimits,
+    max_running_runs=st.none() | st.integers(1, 10**7),
+    concurrency=st.none() | st.builds(Concurrency, key=EXPRESSIONS | st.just("input.a"), max=st.integers(-1, 10**7)),
+)
 DEFINITIONS = st.builds(
     Definition,
     nodes=st.lists(NODES, max_size=7).map(tuple),
     edges=st.lists(EDGES, max_size=9).map(tuple),
     timeout_seconds=st.none() | st.floats(-1, 1e7),
+    limits=st.none() | LIMITS,
 )
 
 

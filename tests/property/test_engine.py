@@ -70,9 +70,10 @@ def number_in(path: str) -> int:
 def act(case: Case, state: RunState, node: NodeState, choice: str) -> None:
     """Let something happen to an open node."""
     if node.status is NodeStatus.READY:
-        assert decide.claim(state, node, worker="w", claim_id="c") is Verdict.ACCEPTED
-        assert decide.claim(state, node, worker="w", claim_id="c") is Verdict.REPEATED
-        assert decide.claim(state, node, worker="other", claim_id="d") is Verdict.STALE
+        ready = node.epoch
+        assert decide.claim(state, node, ready, worker="w", claim_id="c") is Verdict.ACCEPTED
+        assert decide.claim(state, node, ready, worker="w", claim_id="c") is Verdict.REPEATED
+        assert decide.claim(state, node, ready, worker="other", claim_id="d") is Verdict.STALE
     elif node.status is NodeStatus.WAITING:
         assert decide.wake(state, node, node.epoch) is Verdict.ACCEPTED
     elif choice == "lose" and node.claims < decide.MAX_CLAIMS - 1:
@@ -215,7 +216,7 @@ def test_a_cancelled_run_is_over_at_once_and_hears_no_reports(case: Case) -> Non
         return
     running = [node for node in state.open_nodes() if node.status is NodeStatus.READY]
     for node in running:
-        decide.claim(state, node, worker="w", claim_id="c")
+        decide.claim(state, node, 0, worker="w", claim_id="c")
     epochs = {node: node.epoch for node in running}
     assert decide.cancel(state) is Verdict.ACCEPTED
     assert decide.cancel(state) is Verdict.REPEATED

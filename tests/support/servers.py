@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from deploy.local import services
 from deploy.local.backends import Backends, GivenBackends
 from deploy.local.home import Home
 from deploy.local.leftovers import stop_leftovers
+from deploy.local.nats import Nats
 from deploy.local.ports import Ports
 from deploy.local.processes import KeptProcess
 from deploy.local.secrets import Secrets
@@ -46,3 +48,23 @@ async def embedded_servers(home: Home) -> AsyncIterator[Servers]:
         finally:
             await supervisor.stop()
             backends.close()
+
+
+@asynccontextmanager
+async def own_nats(folder: Path) -> AsyncIterator[Mapping[str, str]]:
+    """Run a NATS server for the time of the context, for tests that wipe it; yields the URLs for its users."""
+    supervisor = Supervisor(lambda _: None)
+    with contextlib.closing(Ports(folder / "ports.json")) as ports:
+        server = Nats(
+            folder / "nats",
+            port=ports.of("nats"),
+            executor_password="of-throw-away",
+            worker_password="of-throw-away",
+            log=folder / "nats.log",
+        )
+        supervisor.keep([server.program(os.environ)])
+        try:
+            await supervisor.wait_ready("nats")
+            yield {user: server.url(user) for user in ("executor", "worker")}
+        finally:
+            await supervisor.stop()

@@ -19,7 +19,7 @@ from services.executor.domain.model import NewRun, RunNotFoundError
 from services.executor.domain.run_states import RunStates
 from services.executor.domain.store import RunStore
 from services.executor.engine.decide import settle
-from services.executor.engine.state import NodeState, RunState
+from services.executor.engine.state import NodeState, NodeStatus, RunState
 from services.kit.errors import UnavailableError
 
 log = structlog.get_logger(__name__)
@@ -102,6 +102,11 @@ class Committer:
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         return self._lane(run_id).put(_Work(run_id, apply, answer, future, new=(make, new)))
 
+    @property
+    def queued(self) -> int:
+        """Transitions that wait for a commit."""
+        return sum(lane.queued for lane in self._lanes)
+
     def _lane(self, run_id: UUID) -> "_Lane":
         return self._lanes[run_id.int % len(self._lanes)]
 
@@ -116,6 +121,10 @@ class _Lane:
         self._closing = False
         self._cache: OrderedDict[UUID, tuple[RunState, int]] = OrderedDict()
         self._cache_bytes = 0
+
+    @property
+    def queued(self) -> int:
+        return len(self._queue)
 
     def put(self, work: "_Work[S, T]") -> "asyncio.Future[T]":
         if self._closing:
@@ -268,7 +277,7 @@ class _Lane:
     def _conclude(self, state: RunState, works: list[_Work[Any, Any]], *, moved: bool) -> None:
         if moved:
             state.version += 1
-            ready = tuple(state.ready)
+            ready = tuple(node for node in state.ready if node.status is NodeStatus.READY)
             state.clear_changes()
             self._announcer.announce(state, ready)
         if state.inline and not state.is_terminal:

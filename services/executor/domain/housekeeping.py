@@ -65,7 +65,7 @@ class Housekeeper:
     """Looks every `interval` seconds. Effects are kept for the longest run and what may come after its end."""
 
     def __init__(
-        self, store: HousekeepingStore, *, max_run_seconds: int, retention_days: int, interval: float = 60.0
+        self, store: HousekeepingStore, max_run_seconds: int, retention_days: int, *, interval: float = 60.0
     ) -> None:
         self._store = store
         self._runs_kept = timedelta(days=retention_days)

@@ -1,14 +1,17 @@
 """What workers do: claim jobs, report results, keep their leases."""
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from uuid import UUID
 
 import structlog
 
 from services.executor.domain.committer import Committer
-from services.executor.domain.model import NodeRef, RunNotFoundError
+from services.executor.domain.dispatch import Dispatcher
+from services.executor.domain.flows import Ready
+from services.executor.domain.model import NodeRef, RunNotFoundError, WorkerLease
 from services.executor.domain.store import RunStore, UnstorableError
 from services.executor.engine import decide
 from services.executor.engine.containers import effect_path
@@ -96,27 +99,61 @@ class Reported:
 class Jobs:
     """Use cases of workers."""
 
-    def __init__(self, store: RunStore, committer: Committer, *, lease_seconds: float) -> None:
+    def __init__(self, store: RunStore, committer: Committer, dispatcher: Dispatcher, *, lease_seconds: float) -> None:
         self._store = store
         self._committer = committer
+        self._dispatcher = dispatcher
         self._lease_seconds = lease_seconds
 
-    async def claim(self, worker_id: str, refs: Sequence[NodeRef], claim_id: str) -> Claimed:
-        """Claim ready node executions. The same `claim_id` again gives the same jobs again."""
-        futures = [self._claim(worker_id, ref, claim_id) for ref in refs]
+    async def claim(self, worker_id: str, wanted: Sequence[tuple[NodeRef, int]], claim_id: str) -> Claimed:
+        """Claim node executions that are ready at an epoch. The same `claim_id` again gives the same jobs again."""
         claimed = Claimed([], [])
-        for ref, result in zip(refs, await asyncio.gather(*futures, return_exceptions=True), strict=True):
+        placed = self._dispatcher.claimed([ref for ref, _ in wanted])
+        unplaced = await self._claim_all(worker_id, wanted, claim_id, placed, claimed)
+        if unplaced:
+            try:
+                placed = await self._dispatcher.take_places(unplaced)
+            except UnavailableError:
+                claimed.retry.extend(ready.ref for ready in unplaced)
+            else:
+                again = [(ready.ref, ready.epoch) for ready in unplaced if ready.ref in placed]
+                left = await self._claim_all(worker_id, again, claim_id, placed, claimed)
+                claimed.retry.extend(ready.ref for ready in left)
+        return claimed
+
+    async def _claim_all(
+        self,
+        worker_id: str,
+        wanted: Sequence[tuple[NodeRef, int]],
+        claim_id: str,
+        placed: Mapping[NodeRef, float],
+        claimed: Claimed,
+    ) -> list[Ready]:
+        """Claim, and add to `claimed`; returns those that need a place first."""
+        futures = [self._claim(worker_id, ref, epoch, claim_id, placed.get(ref)) for ref, epoch in wanted]
+        unplaced: list[Ready] = []
+        for (ref, _), result in zip(wanted, await asyncio.gather(*futures, return_exceptions=True), strict=True):
             if isinstance(result, Job):
                 claimed.jobs.append(result)
+            elif isinstance(result, Ready):
+                unplaced.append(result)
             elif isinstance(result, UnavailableError):
                 claimed.retry.append(ref)
             elif isinstance(result, BaseException) and not isinstance(result, RunNotFoundError):
                 # Not to be asked for at once again; the sweep wakes a worker in ever longer intervals.
                 log.error("claim_failed", run_id=str(ref.run_id), node_key=ref.node_key, error=repr(result))
-        return claimed
+        return unplaced
 
-    def _claim(self, worker_id: str, ref: NodeRef, claim_id: str) -> "asyncio.Future[Job | None]":
-        def apply(state: RunState) -> Verdict:
+    def _claim(
+        self, worker_id: str, ref: NodeRef, epoch: int, claim_id: str, placed_at: float | None
+    ) -> "asyncio.Future[Job | Ready | None]":
+        """`placed_at`: when a place was taken for it. What needs one and has none is answered with what it waits as."""
+        is_repeated = False
+
+        def apply(state: RunState) -> Verdict | Ready:
+            nonlocal is_repeated
+            # A run that has moved since may have lost the place.
+            place, is_repeated = None if is_repeated else placed_at, True
             node = state.find(ref.item_path, ref.node_key)
             if node is None or state.is_terminal:
                 return Verdict.STALE
@@ -124,11 +161,19 @@ class Jobs:
             if refusal is not None:
                 decide.refuse(state, node, refusal)
                 return Verdict.STALE
-            return decide.claim(state, node, worker=worker_id, claim_id=claim_id)
+            if node.status is NodeStatus.READY and self._dispatcher.needs_place(
+                state.project_id, node.spec.type, place
+            ):
+                queue = node.spec.kind.queue if node.spec.kind else ""
+                return Ready(ref, epoch, state.project_id, node.spec.type, queue, state.priority, time.monotonic())
+            return decide.claim(state, node, epoch, worker=worker_id, claim_id=claim_id)
 
-        def answer(state: RunState, verdict: Verdict) -> Job | None:
+        def answer(state: RunState, verdict: Verdict | Ready) -> Job | Ready | None:
+            if isinstance(verdict, Ready):
+                return verdict
             node = state.find(ref.item_path, ref.node_key)
-            return None if node is None or verdict is Verdict.STALE else make_job(state, node)
+            is_held = node is not None and node.status is NodeStatus.RUNNING and verdict is not Verdict.STALE
+            return make_job(state, node) if node is not None and is_held else None
 
         return self._committer.submit(ref.run_id, apply, answer)
 
@@ -177,7 +222,9 @@ class Jobs:
             verdict = Verdict.REPEATED if node is None else _record(state, node, report)
             if verdict is Verdict.REPEATED:
                 return verdict, _claimed_by(state, worker_id, successor_claim)
-            if isinstance(report.outcome, Release):
+            if isinstance(report.outcome, Release) or len(state.ready) == before:
+                return verdict, []
+            if not self._dispatcher.may_continue(state.project_id, queues, is_full=free_slots <= 1):
                 return verdict, []
             return verdict, _claim_successors(
                 state, before, worker_id, claim_id=successor_claim, free_slots=free_slots, queues=queues
@@ -185,16 +232,16 @@ class Jobs:
 
         def answer(state: RunState, result: tuple[Verdict, list[NodeState]]) -> Reported:
             verdict, successors = result
-            return Reported(verdict, [make_job(state, node) for node in successors])
+            # What came after it in the same commit may have cancelled some.
+            running = [node for node in successors if node.status is NodeStatus.RUNNING]
+            return Reported(verdict, [make_job(state, node) for node in running])
 
         return self._committer.submit(report.ref.run_id, apply, answer)
 
-    async def heartbeat(
-        self, worker_id: str, *, host: str, draining: bool, held: Sequence[tuple[NodeRef, int]]
-    ) -> list[tuple[NodeRef, int]]:
+    async def heartbeat(self, worker: WorkerLease, held: Sequence[tuple[NodeRef, int]]) -> list[tuple[NodeRef, int]]:
         """Keep a worker's claims alive; returns those that are not its any more."""
-        await self._store.renew_lease(worker_id, host=host, draining=draining, seconds=self._lease_seconds)
-        return await self._store.revoked(worker_id, held) if held else []
+        await self._store.renew_lease(worker, seconds=self._lease_seconds)
+        return await self._store.revoked(worker.worker_id, held) if held else []
 
 
 def _record(state: RunState, node: NodeState, report: Report) -> Verdict:
@@ -249,12 +296,14 @@ def _claim_successors(
     left: list[NodeState] = []
     free_bytes = MAX_JOB_BYTES
     for node in state.ready[before:]:
+        if node.status is not NodeStatus.READY:
+            continue  # the scope that it was in has failed in the same transition
         kind = node.spec.kind
         if len(taken) < free_slots and kind is not None and kind.queue in queues:
             size, refusal = _size(node)
             if refusal is None and decide.exhausted(state, node) is None and size <= free_bytes:
                 free_bytes -= size
-                decide.claim(state, node, worker=worker_id, claim_id=claim_id)
+                decide.claim(state, node, node.epoch, worker=worker_id, claim_id=claim_id)
                 taken.append(node)
                 continue
         left.append(node)

@@ -50,6 +50,15 @@ class EffectsWouldRepeatError(FailedPreconditionError):
         )
 
 
+class InvalidPriorityError(InvalidArgumentError):
+    """A run's priority is out of range."""
+
+    reason = "INVALID_PRIORITY"
+
+    def __init__(self, priority: int) -> None:
+        super().__init__(f"The priority {priority} is out of range; give one from -100 to 100.")
+
+
 @dataclass(frozen=True, slots=True)
 class NodeRef:
     """A node execution by name."""
@@ -57,6 +66,18 @@ class NodeRef:
     run_id: UUID
     node_key: str
     item_path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLease:
+    """What a worker tells of itself with each heartbeat."""
+
+    worker_id: str
+    host: str
+    draining: bool
+    slots: int
+    """Node executions it runs at a time."""
+    queues: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,3 +203,5 @@ class NewRun:
     rerun_of: UUID | None = None
     rerun: bytes | None = None
     """JSON of how it goes again over `rerun_of`."""
+    concurrency_key: str | None = None
+    """Of a run that waits for its turn; None = it starts at once."""

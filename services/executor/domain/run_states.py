@@ -80,6 +80,7 @@ class RunStates:
             error=stored.error,
             usage=stored.usage,
             traceparent=stored.traceparent,
+            priority=stored.priority,
         )
         restore(state, stored.nodes)
         return state

@@ -7,11 +7,13 @@ from uuid import UUID
 
 import orjson
 
+from services.executor.domain.admission import Admission
 from services.executor.domain.committer import Committer, RunExistsError
 from services.executor.domain.model import (
     EffectsWouldRepeatError,
     EventView,
     InputTooLargeError,
+    InvalidPriorityError,
     NewRun,
     RerunAsk,
     RunNotEndedError,
@@ -22,6 +24,7 @@ from services.executor.domain.model import (
 )
 from services.executor.domain.run_states import Earlier, RunStates
 from services.executor.domain.store import RunStore
+from services.executor.domain.turns import concurrency_key
 from services.executor.domain.versions import Versions
 from services.executor.domain.watchers import Token, Watch
 from services.executor.engine import decide, rerun
@@ -30,6 +33,7 @@ from services.kit.errors import DomainError, InvalidArgumentError, Violation
 from services.kit.ids import id_for_create, request_hash, require_same_request
 
 MAX_INPUT_BYTES = 1024 * 1024
+MAX_PRIORITY = 100
 MAX_RUN_SECONDS = 366 * 24 * 3600
 _EVENT_PAGE = 500
 _ATTEMPT_ENDS = frozenset({"node.succeeded", "node.failed", "node.retrying", "node.requeued", "node.cancelled"})
@@ -51,6 +55,7 @@ class Runs:
         versions: Versions,
         run_states: RunStates,
         committer: Committer,
+        admission: Admission,
         *,
         watch_here: WatchHere,
         watch_everywhere: WatchEverywhere,
@@ -60,6 +65,7 @@ class Runs:
         self._versions = versions
         self._run_states = run_states
         self._committer = committer
+        self._admission = admission
         self._watch_here = watch_here
         self._watch_everywhere = watch_everywhere
         self._max_run_seconds = max_run_seconds
@@ -74,21 +80,27 @@ class Runs:
         request_id: str,
         started_by: UUID | None,
         traceparent: str,
+        priority: int = 0,
         wait_seconds: float = 0.0,
     ) -> RunView:
         """Accept a run and return it, committed; with `wait_seconds`, as it stands at its end or when the time is up.
 
         With a `request_id` the run is accepted once however often this is called; with other content under the same id
-        it raises IdempotencyKeyReusedError. Raises InputTooLargeError, and what the workflows service raises.
+        it raises IdempotencyKeyReusedError. Raises InputTooLargeError, InvalidPriorityError, ResourceExhaustedError
+        when the project has too much under way or the system is behind, and what the workflows service raises.
         """
+        if abs(priority) > MAX_PRIORITY:
+            raise InvalidPriorityError(priority)
         _check_input(input_json)
-        content = request_hash(str(workflow_id), repr(selector), input_json)
+        content = request_hash(str(workflow_id), repr(selector), input_json, *([str(priority)] if priority else []))
         run_id = id_for_create(project_id, "run", request_id)
         try:
+            await self._admission.require(str(project_id))
             version = await self._versions.resolve(project_id, workflow_id, selector)
             links = await self._versions.links(version)
         except DomainError:
-            # The workflow may be gone or broken by now: what was accepted before is still the answer to a repetition.
+            # Too much may be under way, the workflow be gone or broken by now: what was accepted before is still the
+            # answer to a repetition.
             present = await self._find(project_id, run_id) if request_id else None
             if present is None:
                 raise
@@ -99,11 +111,12 @@ class Runs:
             request_hash=content if request_id else None,
             started_by=started_by,
             timeout_seconds=self._timeout(version),
+            concurrency_key=concurrency_key(version.graph.limits, input_json),
         )
 
         def make() -> RunState:
             limits = self._run_states.limits
-            return _new_state(run_id, version, input_json, traceparent, links=links, limits=limits)
+            return _new_state(run_id, version, input_json, traceparent, links=links, limits=limits, priority=priority)
 
         with self._watch_here(run_id) as watch:
             if not await self._accept(project_id, run_id, new, make, content):
@@ -136,6 +149,7 @@ class Runs:
             return present
         if before.status not in RUN_TERMINAL:
             raise RunNotEndedError(run_id)
+        await self._admission.require(str(project_id))
         earlier = await self._run_states.earlier(run_id)
         version, links = earlier.version, dict(earlier.links)
         if ask.selector is not None:
@@ -155,11 +169,19 @@ class Runs:
             timeout_seconds=self._timeout(version),
             rerun_of=run_id,
             rerun=orjson.dumps(again.as_json()),
+            concurrency_key=concurrency_key(version.graph.limits, input_json),
         )
 
         def make() -> RunState:
-            limits = self._run_states.limits
-            state = _new_state(new_id, version, input_json, traceparent, links=links, limits=limits)
+            state = _new_state(
+                new_id,
+                version,
+                input_json,
+                traceparent,
+                links=links,
+                limits=self._run_states.limits,
+                priority=earlier.run.priority,
+            )
             state.recorded = plan.recorded
             return state
 
@@ -178,7 +200,9 @@ class Runs:
     ) -> bool:
         """Commit a new run; False when a repetition found it there. Raises IdempotencyKeyReusedError."""
         try:
-            await self._committer.submit_new(run_id, new, make, decide.start, lambda _, __: None)
+            begin = decide.start if new.concurrency_key is None else decide.hold
+            await self._committer.submit_new(run_id, new, make, begin, lambda _, __: None)
+            self._admission.accepted(str(project_id))
         except RunExistsError:
             present = await self._store.get_run(project_id, run_id)
             require_same_request(present.request_hash, content)
@@ -274,6 +298,7 @@ def _new_state(
     *,
     links: Mapping[str, Linked],
     limits: Limits,
+    priority: int,
 ) -> RunState:
     return RunState(
         run_id=run_id,
@@ -286,6 +311,7 @@ def _new_state(
         links=links,
         limits=limits,
         traceparent=traceparent,
+        priority=priority,
     )
 
 

@@ -13,6 +13,7 @@ from services.executor.domain.model import (
     RunFilter,
     RunView,
     Version,
+    WorkerLease,
 )
 from services.executor.engine.state import Failure, NodeRow, RunState, RunStatus, Usage
 
@@ -36,6 +37,7 @@ class StoredRun:
     error: Failure | None
     usage: Usage
     traceparent: str
+    priority: int
     links: dict[str, UUID]
     """Versions of sub-workflows by link name."""
     rerun_of: UUID | None
@@ -57,6 +59,8 @@ class Overdue:
     """Timers that are due, of node executions at this epoch."""
     runs: list[tuple[UUID, int]]
     """Runs past their deadline, with their limit in seconds."""
+    unsettled: list[UUID]
+    """Runs that have more to do than one transition did, and nobody goes on."""
 
 
 class RunStore(Protocol):
@@ -88,7 +92,7 @@ class RunStore(Protocol):
         """Store a version. Idempotent."""
         ...
 
-    async def renew_lease(self, worker_id: str, *, host: str, draining: bool, seconds: float) -> None:
+    async def renew_lease(self, worker: WorkerLease, *, seconds: float) -> None:
         """Let a worker's claims live for so long from now."""
         ...
 
@@ -98,13 +102,6 @@ class RunStore(Protocol):
 
     async def find_overdue(self, limit: int) -> Overdue:
         """At most `limit` of each kind, the longest overdue first."""
-        ...
-
-    async def republish(self, limit: int) -> list[tuple[NodeRef, str]]:
-        """Ready node executions whose wake-up seems lost, with their queue (empty = inline); notes that they are woken.
-
-        Each is due again after a pause that doubles from 6 s to 60 s.
-        """
         ...
 
     async def republish_all(self) -> None:

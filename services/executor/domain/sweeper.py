@@ -1,6 +1,7 @@
-"""Puts right what was left behind: lost workers, lost wake-ups, time-outs, timers. Looks only at PostgreSQL.
+"""Puts right what was left behind: lost workers, time-outs, timers. Looks only at PostgreSQL.
 
-Any number of executors may sweep at once: what is found is only a hint, each correction is a guarded transition.
+Lost wake-ups are for `refill`. Any number of executors may sweep at once: what is found is only a hint, each correction
+is a guarded transition.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ from prometheus_client import Counter
 
 from services.executor.domain.committer import Committer
 from services.executor.domain.model import NodeRef
+from services.executor.domain.refill import ReadyStore
 from services.executor.domain.store import RunStore
 from services.executor.engine import decide
 from services.executor.engine.decide import Verdict
@@ -23,19 +25,17 @@ from services.kit.errors import DomainError
 log = structlog.get_logger(__name__)
 
 BATCH = 500
+INLINE = ""
+"""The queue of what executors do themselves."""
 _SWEPT = Counter("headrace_executor_swept_total", "Corrections by the sweeper.", ["kind"])
 
 
-class WakeupBus(Protocol):
-    """Where workers are woken."""
+class Connection(Protocol):
+    """The way to the workers."""
 
     @property
     def is_connected(self) -> bool:
-        """Workers can be woken, and heard."""
-        ...
-
-    def publish(self, ref: NodeRef, queue: str) -> None:
-        """Wake a worker; may be lost."""
+        """Workers can be heard."""
         ...
 
 
@@ -43,9 +43,17 @@ class Sweeper:
     """Sweeps every `interval` seconds, or earlier when a timer is due."""
 
     def __init__(
-        self, store: RunStore, committer: Committer, bus: WakeupBus, *, interval: float, lease_seconds: float
+        self,
+        store: RunStore,
+        ready: ReadyStore,
+        committer: Committer,
+        bus: Connection,
+        *,
+        interval: float,
+        lease_seconds: float,
     ) -> None:
         self._store = store
+        self._ready = ready
         self._committer = committer
         self._bus = bus
         self._interval = interval
@@ -106,12 +114,10 @@ class Sweeper:
         ]
         for run_id, limit in overdue.runs:
             futures.append(self._correct_run("run_timeout", run_id, partial(decide.time_out_run, limit=limit)))
-        for ref, queue in await self._store.republish(BATCH) if self._bus.is_connected else ():
-            _SWEPT.labels("republished").inc()
-            if queue:
-                self._bus.publish(ref, queue)
-            else:
-                futures.append(self._correct_run("inline", ref.run_id, _settle))
+        for run_id in overdue.unsettled:
+            futures.append(self._correct_run("unsettled", run_id, decide.settle_left_over))
+        for row in await self._ready.take_ready(INLINE, room=BATCH):
+            futures.append(self._correct_run("inline", row.ref.run_id, decide.settle_left_over))
         failures = [
             result
             for result in await asyncio.gather(*futures, return_exceptions=True)
@@ -145,10 +151,3 @@ def _at_epoch(
     transition: Callable[[RunState, NodeState, int], Verdict], epoch: int, state: RunState, node: NodeState
 ) -> Verdict:
     return transition(state, node, epoch)
-
-
-def _settle(state: RunState) -> Verdict:
-    if state.is_terminal:
-        return Verdict.STALE
-    decide.settle(state)
-    return Verdict.ACCEPTED

@@ -51,18 +51,19 @@ class Watchers:
     """Watches by run, in this process."""
 
     def __init__(self) -> None:
-        self._watches: dict[UUID, set[Watch]] = {}
+        self._watches: dict[UUID, dict[Watch, None]] = {}
+        """Told in the order in which they came."""
 
     @contextmanager
     def watch(self, run_id: UUID) -> Iterator[Watch]:
         """Watch a run for the length of a block."""
         watch = Watch()
-        self._watches.setdefault(run_id, set()).add(watch)
+        self._watches.setdefault(run_id, {})[watch] = None
         try:
             yield watch
         finally:
             found = self._watches[run_id]
-            found.discard(watch)
+            del found[watch]
             if not found:
                 del self._watches[run_id]
 

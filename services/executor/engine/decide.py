@@ -63,11 +63,28 @@ def start(state: RunState) -> None:
     settle(state)
 
 
-def claim(state: RunState, node: NodeState, *, worker: str, claim_id: str) -> Verdict:
-    """Give a ready node execution to a worker, under a new epoch."""
+def hold(state: RunState) -> None:
+    """Accept a new run that has to wait for its turn: nothing of it begins."""
+    state.emit("run.pending")
+
+
+def begin(state: RunState) -> Verdict:
+    """Begin a run whose turn it is."""
+    if state.status is not RunStatus.PENDING:
+        return Verdict.STALE
+    start(state)
+    return Verdict.ACCEPTED
+
+
+def claim(state: RunState, node: NodeState, epoch: int, *, worker: str, claim_id: str) -> Verdict:
+    """Give a node execution that is ready at this epoch to a worker, under a new epoch.
+
+    The epoch keeps out a claim that was under way for so long that the node has been run since: its worker has stopped
+    to wait for an answer, and would hold the job without knowing.
+    """
     if node.status is NodeStatus.RUNNING and node.claim_id == claim_id and node.worker == worker:
         return Verdict.REPEATED
-    if node.status is not NodeStatus.READY or not _is_for_workers(state, node):
+    if node.status is not NodeStatus.READY or node.epoch != epoch or not _is_for_workers(state, node):
         return Verdict.STALE
     node.status = NodeStatus.RUNNING
     node.epoch += 1
@@ -233,6 +250,19 @@ def exhausted(state: RunState, node: NodeState) -> Failure | None:
         f"{state.limits.events}. Split the work into several runs, or raise HEADRACE_EXECUTOR_MAX_RUN_EVENTS."
     )
     return Failure("TOO_MANY_EVENTS", message, node.spec.key)
+
+
+def settle_left_over(state: RunState) -> Verdict:
+    """Go on with what a transition had left to do and whoever committed it did not do."""
+    if state.is_terminal:
+        return Verdict.STALE
+    settle(state)
+    if not state.events and not state.touched:
+        # Nothing was left but a look at a container. A commit says that it has been taken.
+        for node in state.open_nodes():
+            if node.container is not None:
+                _touch(state, node)
+    return Verdict.ACCEPTED
 
 
 def _evaluate(state: RunState, node: NodeState) -> None:

@@ -140,6 +140,16 @@ class Edge:
     port: str
 
 
+@dataclass(frozen=True, slots=True)
+class RunLimits:
+    """How many runs of a version's workflow go on at a time; None = any number."""
+
+    max_running_runs: int | None
+    key: str
+    """CEL over `input`; empty = runs have no key."""
+    max_per_key: int
+
+
 class Graph:
     """Nodes by index, with their edges both ways. `timeout` is the run's limit in seconds, None = the operator's."""
 
@@ -149,10 +159,12 @@ class Graph:
         edges: list[tuple[str, str, str]],
         kinds: Mapping[str, NodeKind],
         timeout: float | None = None,
+        limits: RunLimits | None = None,
     ) -> None:
         """Index nodes and `(source key, target key, source port)` edges."""
         self.nodes = tuple(nodes)
         self.timeout = timeout
+        self.limits = limits
         self.index = {node.key: position for position, node in enumerate(nodes)}
         for node in nodes:
             node.kind = kinds.get(node.type)

@@ -313,6 +313,8 @@ class RunState:
     error: Failure | None = None
     usage: Usage = NO_USAGE
     traceparent: str = ""
+    priority: int = 0
+    """Inside its project: higher goes first."""
     active_nodes: int = 0
     """Nodes ready or running, containers not counted."""
     executions: int = 0

@@ -1,6 +1,6 @@
 """The one statement that writes what a batch of transitions has changed, and the rows that feed it.
 
-Rows travel as JSON, one text for each table: building it costs a tenth of what asyncpg needs for an array per column.
+Rows travel as JSON, one text for each table.
 Whatever users made (inputs, outputs, errors, events) travels beside it as bytes that the database does not look into;
 rows name it by its place in that array, counted from 1. Of large values they hold a reference
 (`services.executor.storage.payloads`).
@@ -18,6 +18,8 @@ from services.executor.storage.payloads import INSERT_PAYLOADS, MARK, MAX_INLINE
 
 REPUBLISH_SECONDS = 1.5
 """A ready node execution that nobody claims for so long is published again."""
+CONTINUE_SECONDS = 1.5
+"""A run whose inline nodes are not done is gone on with by the sweep after so long."""
 TIMEOUT_GRACE_SECONDS = 5.0
 """How much longer than the time-out a worker has to report it itself."""
 
@@ -28,41 +30,44 @@ WITH created AS (
     INSERT INTO executor.runs (
         id, project_id, workflow_id, version_id, version_number, workflow_name, status, version, sequence, input,
         output, error, prompt_tokens, completion_tokens, model_calls, request_hash, started_by, traceparent,
-        links, rerun_of, rerun, timeout_seconds, deadline_at, started_at, finished_at)
+        links, rerun_of, rerun, timeout_seconds, priority, concurrency_key, deadline_at, continue_at, started_at,
+        finished_at)
     SELECT u.id, u.project_id, u.workflow_id, u.version_id, u.version_number, u.workflow_name, u.status, 1, u.sequence,
         ($5::bytea[])[u.input], ($5::bytea[])[u.output], ($5::bytea[])[u.error], u.prompt_tokens, u.completion_tokens,
         u.model_calls, ($5::bytea[])[u.request_hash], u.started_by, u.traceparent, u.links, u.rerun_of,
-        ($5::bytea[])[u.rerun], u.timeout_seconds, now() + make_interval(secs => u.timeout_seconds),
+        ($5::bytea[])[u.rerun], u.timeout_seconds, u.priority, u.concurrency_key,
+        now() + make_interval(secs => u.timeout_seconds), now() + make_interval(secs => u.continue_in),
         CASE WHEN u.status >= 2 THEN now() END, CASE WHEN u.status >= 4 THEN now() END
     FROM json_to_recordset($1::json) AS u (
         id uuid, project_id uuid, workflow_id uuid, version_id uuid, version_number int, workflow_name text,
         status smallint, sequence bigint, input int, output int, error int, prompt_tokens bigint,
         completion_tokens bigint, model_calls int, request_hash int, started_by uuid, traceparent text, links jsonb,
-        rerun_of uuid, rerun int, timeout_seconds int)
+        rerun_of uuid, rerun int, timeout_seconds int, priority smallint, concurrency_key text, continue_in float8)
     WHERE u.rerun_of IS NULL OR (SELECT true FROM executor.runs AS e WHERE e.id = u.rerun_of FOR KEY SHARE)
     ON CONFLICT (id) DO NOTHING
-    RETURNING id
+    RETURNING id, status
 ), moved AS (
     UPDATE executor.runs AS r SET
         version = r.version + 1, status = u.status, sequence = u.sequence, output = ($5::bytea[])[u.output],
         error = ($5::bytea[])[u.error], prompt_tokens = u.prompt_tokens, completion_tokens = u.completion_tokens,
-        model_calls = u.model_calls, started_at = coalesce(r.started_at, CASE WHEN u.status >= 2 THEN now() END),
+        model_calls = u.model_calls, continue_at = now() + make_interval(secs => u.continue_in),
+        started_at = coalesce(r.started_at, CASE WHEN u.status >= 2 THEN now() END),
         finished_at = CASE WHEN u.status >= 4 THEN now() END
     FROM json_to_recordset($2::json) AS u (
         id uuid, version bigint, status smallint, sequence bigint, output int, error int, prompt_tokens bigint,
-        completion_tokens bigint, model_calls int)
+        completion_tokens bigint, model_calls int, continue_in float8)
     WHERE r.id = u.id AND r.version = u.version
-    RETURNING r.id
+    RETURNING r.id, r.status
 ), written AS (
-    SELECT id FROM created UNION ALL SELECT id FROM moved
+    SELECT * FROM created UNION ALL SELECT * FROM moved
 ), nodes AS (
     INSERT INTO executor.node_executions AS n (
         run_id, node_key, item_path, type, queue, status, epoch, failures, claims, publications, worker, claim_id, port,
-        input, output, error, prompt_tokens, completion_tokens, model_calls, handler_seconds, due_at, queued_at,
-        started_at, finished_at)
+        input, output, error, prompt_tokens, completion_tokens, model_calls, handler_seconds, project_id, priority,
+        due_at, queued_at, started_at, finished_at)
     SELECT u.run_id, u.node_key, u.item_path, u.type, u.queue, u.status, u.epoch, u.failures, u.claims, 0, u.worker,
         u.claim_id, u.port, ($5::bytea[])[u.input], ($5::bytea[])[u.output], ($5::bytea[])[u.error], u.prompt_tokens,
-        u.completion_tokens, u.model_calls, u.handler_seconds,
+        u.completion_tokens, u.model_calls, u.handler_seconds, u.project_id, coalesce(u.priority, 0),
         coalesce(u.due_at, now() + make_interval(secs => u.due_in)),
         CASE WHEN u.status <= 6 THEN now() END,
         CASE WHEN u.status IN (3, 5, 6) THEN now() END,
@@ -70,7 +75,8 @@ WITH created AS (
     FROM json_to_recordset($3::json) AS u (
         run_id uuid, node_key text, item_path text, type text, queue text, status smallint, epoch bigint, failures int,
         claims int, worker text, claim_id text, port text, input int, output int, error int, prompt_tokens bigint,
-        completion_tokens bigint, model_calls int, due_at timestamptz, due_in float8, handler_seconds float8)
+        completion_tokens bigint, model_calls int, due_at timestamptz, due_in float8, handler_seconds float8,
+        project_id uuid, priority smallint)
     WHERE u.run_id = ANY (ARRAY(SELECT id FROM written))
     ON CONFLICT (run_id, node_key, item_path) DO UPDATE SET
         status = excluded.status, epoch = excluded.epoch, failures = excluded.failures, claims = excluded.claims,
@@ -79,9 +85,22 @@ WITH created AS (
         prompt_tokens = excluded.prompt_tokens, completion_tokens = excluded.completion_tokens,
         model_calls = excluded.model_calls, handler_seconds = excluded.handler_seconds,
         due_at = excluded.due_at,
+        project_id = coalesce(excluded.project_id, n.project_id), priority = excluded.priority,
         queued_at = CASE WHEN excluded.status = 2 THEN now() ELSE n.queued_at END,
         started_at = CASE WHEN excluded.status = 3 THEN now() ELSE n.started_at END,
         finished_at = excluded.finished_at
+), freed AS (
+    DELETE FROM executor.places AS p USING (
+        SELECT u.run_id, u.node_key, u.item_path
+        FROM json_to_recordset($3::json) AS u (run_id uuid, node_key text, item_path text, status smallint)
+        WHERE u.status <> 3 AND u.run_id = ANY (ARRAY(SELECT id FROM written))
+        UNION ALL
+        SELECT id, NULL, NULL FROM written WHERE status >= 4
+    ) AS e
+    WHERE p.run_id = e.run_id
+        AND (e.node_key IS NULL OR (p.node_key = e.node_key AND p.item_path = e.item_path))
+        -- Looked up once: where nothing is counted, no more is done.
+        AND (SELECT count(*) FROM (SELECT 1 FROM executor.places LIMIT 1) AS held) > 0
 ), events AS (
     INSERT INTO executor.run_events (run_id, first_sequence, events)
     SELECT u.run_id, u.first_sequence, ($5::bytea[])[u.events]
@@ -162,6 +181,9 @@ def _created_row(state: RunState, new: NewRun, blobs: _Blobs) -> dict[str, Any]:
         "rerun_of": _text(new.rerun_of),
         "rerun": blobs.add_json(state, new.rerun),
         "timeout_seconds": new.timeout_seconds,
+        "continue_in": _continue_in(state),
+        "priority": state.priority,
+        "concurrency_key": new.concurrency_key,
     }
 
 
@@ -169,6 +191,7 @@ def _moved_row(state: RunState, blobs: _Blobs) -> dict[str, Any]:
     return {
         "id": state.run_text,
         "version": state.version,
+        "continue_in": _continue_in(state),
         "status": state.status,
         "sequence": state.sequence,
         "output": blobs.add_json(state, state.output),
@@ -181,7 +204,7 @@ def _moved_row(state: RunState, blobs: _Blobs) -> dict[str, Any]:
 
 def _node_row(state: RunState, node: NodeState, blobs: _Blobs) -> dict[str, Any]:
     spec = node.spec
-    return {
+    row: dict[str, Any] = {
         "run_id": state.run_text,
         "node_key": spec.key,
         "item_path": node.path,
@@ -204,6 +227,15 @@ def _node_row(state: RunState, node: NodeState, blobs: _Blobs) -> dict[str, Any]
         "due_in": _due_in(node),
         "handler_seconds": node.handler_seconds,
     }
+    if node.status is NodeStatus.READY:
+        # What the backlog is read by; no other rows are.
+        row["project_id"], row["priority"] = state.project_id, state.priority
+    return row
+
+
+def _continue_in(state: RunState) -> float | None:
+    """When somebody else goes on with what this transition has left to do, if this executor is gone before it does."""
+    return CONTINUE_SECONDS if state.inline else None
 
 
 def _due_in(node: NodeState) -> float | None:

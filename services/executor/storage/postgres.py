@@ -1,8 +1,8 @@
 """RunStore on PostgreSQL: prepared statements on held asyncpg connections."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from itertools import chain
 from typing import Any
 from uuid import UUID
@@ -19,19 +19,20 @@ from services.executor.domain.model import (
     RunFilter,
     RunView,
     Version,
+    WorkerLease,
 )
 from services.executor.domain.store import Overdue, StoredRun, UnstorableError
 from services.executor.engine.state import NodeRow, NodeStatus, RunState, RunStatus, Usage
 from services.executor.storage import queries
 from services.executor.storage.commit import commit_statement, failure_from_json
+from services.executor.storage.connections import connection_of
 from services.executor.storage.payloads import Contents, read_steadily
 from services.kit.errors import UnavailableError
 from services.kit.pool import Pool
-from services.kit.postgres import is_connection_loss, lost_connection
 
 _LOAD_RUNS = """
 SELECT id, project_id, version_id, version, status, sequence, input, output, error, prompt_tokens, completion_tokens,
-    model_calls, traceparent, links, rerun_of, rerun
+    model_calls, traceparent, priority, links, rerun_of, rerun
 FROM executor.runs WHERE id = ANY($1::uuid[])
 """
 _LOAD_NODES = """
@@ -40,8 +41,8 @@ SELECT run_id, node_key, item_path, status, epoch, failures, claims, worker, cla
 FROM executor.node_executions WHERE run_id = ANY($1::uuid[])
 """
 _RENEW_LEASE = """
-INSERT INTO executor.workers AS w (id, host, draining, started_at, lease_until)
-VALUES ($1, $2, $3, now(), now() + make_interval(secs => $4))
+INSERT INTO executor.workers AS w (id, host, draining, slots, queues, started_at, lease_until)
+VALUES ($1, $2, $3, $4, $5, now(), now() + make_interval(secs => $6))
 ON CONFLICT (id) DO UPDATE SET draining = excluded.draining, lease_until = excluded.lease_until
 """
 _REVOKED = """
@@ -63,19 +64,13 @@ UNION ALL
 UNION ALL
 (SELECT 'run', id, '', '', timeout_seconds FROM executor.runs
  WHERE status < 4 AND deadline_at < now() ORDER BY deadline_at LIMIT $1)
+UNION ALL
+(SELECT 'unsettled', id, '', '', 0 FROM executor.runs
+ WHERE continue_at <= now() ORDER BY continue_at LIMIT $1)
 """
-_REPUBLISH = """
-UPDATE executor.node_executions AS n SET
-    publications = least(n.publications + 1, 5),
-    due_at = now() + make_interval(secs => least(3.0 * 2 ^ (n.publications + 1), 60.0))
-FROM (
-    SELECT run_id, node_key, item_path FROM executor.node_executions
-    WHERE status = 2 AND due_at <= now() ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED
-) AS due
-WHERE n.run_id = due.run_id AND n.node_key = due.node_key AND n.item_path = due.item_path AND n.status = 2
-RETURNING n.run_id, n.node_key, n.item_path, n.queue
+_REPUBLISH_ALL = """
+UPDATE executor.node_executions SET due_at = now(), publications = 0 WHERE status = 2 AND due_at > now()
 """
-_REPUBLISH_ALL = "UPDATE executor.node_executions SET due_at = now(), publications = 0 WHERE status = 2"
 _NEXT_TIMER = """
 SELECT extract(epoch FROM due_at - now())::float8 FROM executor.node_executions
 WHERE status = 4 ORDER BY due_at LIMIT 1
@@ -93,7 +88,7 @@ class PostgresRunStore:
     """RunStore on one pool."""
 
     def __init__(self, pool: Pool) -> None:
-        self._pool = pool
+        self.pool = pool
 
     async def commit(self, states: Sequence[RunState], new: dict[UUID, NewRun]) -> set[UUID]:
         """See RunStore."""
@@ -164,11 +159,19 @@ class PostgresRunStore:
                 version.definition,
             )
 
-    async def renew_lease(self, worker_id: str, *, host: str, draining: bool, seconds: float) -> None:
+    async def renew_lease(self, worker: WorkerLease, *, seconds: float) -> None:
         """See RunStore. Not flushed to disk before the answer: a lost heartbeat is made good by the next."""
         async with self._connection() as connection, connection.transaction():
             await connection.execute("SET LOCAL synchronous_commit = off")
-            await connection.execute(_RENEW_LEASE, worker_id, host, int(draining), seconds)
+            await connection.execute(
+                _RENEW_LEASE,
+                worker.worker_id,
+                worker.host,
+                int(worker.draining),
+                worker.slots,
+                list(worker.queues),
+                seconds,
+            )
 
     async def revoked(self, worker_id: str, held: Sequence[tuple[NodeRef, int]]) -> list[tuple[NodeRef, int]]:
         """See RunStore."""
@@ -194,13 +197,8 @@ class PostgresRunStore:
             timed_out=[(ref, epoch) for kind, ref, epoch in refs if kind == "timed_out"],
             waiting=[(ref, epoch) for kind, ref, epoch in refs if kind == "waiting"],
             runs=[(ref.run_id, seconds) for kind, ref, seconds in refs if kind == "run"],
+            unsettled=[ref.run_id for kind, ref, _ in refs if kind == "unsettled"],
         )
-
-    async def republish(self, limit: int) -> list[tuple[NodeRef, str]]:
-        """See RunStore."""
-        async with self._connection() as connection:
-            rows = await connection.fetch(_REPUBLISH, limit)
-        return [(NodeRef(row[0], row[1], row[2]), row[3]) for row in rows]
 
     async def republish_all(self) -> None:
         """See RunStore."""
@@ -245,15 +243,8 @@ class PostgresRunStore:
         async with self._connection() as connection:
             return await queries.list_events(connection, project_id, run_id, after=after, limit=limit)
 
-    @asynccontextmanager
-    async def _connection(self) -> AsyncIterator["PoolConnectionProxy[asyncpg.Record]"]:
-        try:
-            async with self._pool.acquire(timeout=5) as connection:
-                yield connection
-        except Exception as error:
-            if is_connection_loss(error):
-                raise lost_connection() from error
-            raise
+    def _connection(self) -> AbstractAsyncContextManager["PoolConnectionProxy[asyncpg.Record]"]:
+        return connection_of(self.pool)
 
 
 def _stored_run(row: asyncpg.Record, contents: Contents, nodes: dict[str, dict[str, NodeRow]]) -> StoredRun:
@@ -270,6 +261,7 @@ def _stored_run(row: asyncpg.Record, contents: Contents, nodes: dict[str, dict[s
         error=failure_from_json(row["error"]),
         usage=Usage(row["prompt_tokens"], row["completion_tokens"], row["model_calls"]),
         traceparent=row["traceparent"],
+        priority=row["priority"],
         links={name: UUID(version_id) for name, version_id in orjson.loads(row["links"] or b"{}").items()},
         rerun_of=row["rerun_of"],
         rerun=contents.of(project_id, row["rerun"]),

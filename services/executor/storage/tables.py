@@ -5,6 +5,7 @@
 """
 
 from sqlalchemy import (
+    ARRAY,
     TIMESTAMP,
     BigInteger,
     CheckConstraint,
@@ -71,15 +72,21 @@ runs = Table(
     Column("rerun_of", Uuid),
     Column("rerun", LargeBinary),  # how it goes again over that run
     Column("timeout_seconds", Integer, nullable=False),
+    Column("priority", SmallInteger, nullable=False, server_default="0"),
+    Column("concurrency_key", Text),  # of a run whose workflow runs only so often at a time; null = starts at once
     Column("created_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.now()),
     _time("deadline_at", nullable=False),
+    _time("continue_at"),  # set while inline nodes or containers have more to do than one transition does
     _time("started_at"),
     _time("finished_at"),
     Index("runs_project_id_created_at_idx", "project_id", "created_at", "id"),
     Index("runs_workflow_id_created_at_idx", "workflow_id", "created_at", "id"),
+    Index("runs_continue_at_idx", "continue_at", postgresql_where=text("continue_at IS NOT NULL")),
     Index("runs_deadline_at_idx", "deadline_at", postgresql_where=text("status < 4")),
     Index("runs_status_idx", "project_id", "status", "created_at", "id", postgresql_where=text("status <> 4")),
     Index("runs_rerun_of_idx", "rerun_of", postgresql_where=text("rerun_of IS NOT NULL")),
+    Index("runs_open_idx", "project_id", postgresql_where=text("status < 4")),
+    Index("runs_pending_idx", "workflow_id", "concurrency_key", "created_at", postgresql_where=text("status = 1")),
     postgresql_with={"fillfactor": "70"},
 )
 
@@ -107,12 +114,23 @@ node_executions = Table(
     Column("completion_tokens", BigInteger, nullable=False),
     Column("model_calls", Integer, nullable=False),
     Column("handler_seconds", Double),  # by the worker's clock
+    Column("project_id", Uuid),  # the run's; null = decided before this column was
+    Column("priority", SmallInteger, nullable=False, server_default="0"),  # the run's
     _time("due_at"),  # when the sweeper looks at it: next wake-up, end of the time-out, timer
     _time("queued_at"),
     _time("started_at"),
     _time("finished_at"),
     PrimaryKeyConstraint("run_id", "node_key", "item_path"),
-    Index("node_executions_open_idx", "status", "due_at", postgresql_where=text("status IN (2, 3, 4)")),
+    Index("node_executions_open_idx", "status", "due_at", postgresql_where=text("status IN (3, 4)")),
+    # What is ready, in the order in which its project wants it: the backlog is read from here.
+    Index(
+        "node_executions_ready_idx",
+        "project_id",
+        "queue",
+        text("priority DESC"),
+        "queued_at",
+        postgresql_where=text("status = 2"),
+    ),
     postgresql_with={"fillfactor": "70"},
 )
 
@@ -167,4 +185,36 @@ workers = Table(
     Column("draining", SmallInteger, nullable=False),
     _time("started_at", nullable=False),
     _time("lease_until", nullable=False),
+    Column("slots", Integer, nullable=False, server_default="0"),
+    Column("queues", ARRAY(Text), nullable=False, server_default="{}"),
+)
+
+# Executors that live: the window is shared among them.
+executors = Table(
+    "executors",
+    metadata,
+    Column("id", Text, primary_key=True),
+    _time("lease_until", nullable=False),
+)
+
+project_limits = Table(
+    "project_limits",
+    metadata,
+    Column("project_id", Uuid, primary_key=True),
+    Column("weight", SmallInteger, nullable=False, server_default="1"),  # the operator's
+    Column("own", JSONB, nullable=False, server_default="{}"),  # what the project has set
+    Column("ceilings", JSONB, nullable=False, server_default="{}"),  # what it may set at most: the operator's
+)
+
+# A place for each limit that a running node execution, or an open run (node key empty), counts against.
+places = Table(
+    "places",
+    metadata,
+    Column("run_id", Uuid, nullable=False),
+    Column("node_key", Text, nullable=False),
+    Column("item_path", Text, nullable=False),
+    Column("scope", Text, nullable=False),
+    Column("taken_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.now()),
+    PrimaryKeyConstraint("run_id", "node_key", "item_path", "scope"),
+    Index("places_scope_idx", "scope"),
 )

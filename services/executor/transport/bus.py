@@ -1,8 +1,10 @@
 """NATS as the executor uses it: wake-ups out, notices about runs out and in."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 from uuid import UUID
 
 import structlog
@@ -10,7 +12,10 @@ from headrace.executor.v1 import worker_pb2
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
+from nats.js.errors import NotFoundError
 
+from services.executor.domain.dispatch import Dispatcher
+from services.executor.domain.flows import Ready
 from services.executor.domain.model import NodeRef
 from services.executor.domain.store import RunStore
 from services.executor.domain.watchers import Token, Watch, Watchers
@@ -26,13 +31,15 @@ _CHECK_SECONDS = 2.0
 
 
 class Bus:
-    """Announces commits and watches runs. Implements Announcer and WakeupBus: neither blocks nor raises.
+    """Announces commits and watches runs. Implements Announcer, Publisher and WakeupBus: neither blocks nor raises.
 
     Publishing does not wait for an acknowledgement: a wake-up that is lost is published again by the sweep.
     """
 
     def __init__(self, executor_id: str, watchers: Watchers) -> None:
         self.executor_id = executor_id
+        self._dispatcher: Dispatcher | None = None
+        self._listeners: list[Callable[[RunState], None]] = []
         self._watchers = watchers
         self._client: Client | None = None
         self._followed = Followed(executor_id, lambda run_id: self._send_moved(run_id, 0, ended=False))
@@ -44,6 +51,14 @@ class Bus:
         self._client = client
         await self._followed.listen(client)
 
+    def dispatch_by(self, dispatcher: Dispatcher) -> None:
+        """Let it say when the wake-ups for what becomes ready are published."""
+        self._dispatcher = dispatcher
+
+    def tell(self, listener: Callable[[RunState], None]) -> None:
+        """Call this for every run that a commit has moved."""
+        self._listeners.append(listener)
+
     @property
     def is_connected(self) -> bool:
         """See WakeupBus."""
@@ -51,10 +66,25 @@ class Bus:
 
     def announce(self, state: RunState, ready: Sequence[NodeState]) -> None:
         """See Announcer."""
-        for node in ready:
-            if node.spec.kind is not None:
-                ref = NodeRef(state.run_id, node.spec.key, node.path)
-                self.publish(ref, node.spec.kind.queue, traceparent=state.traceparent)
+        dispatcher = self._dispatcher
+        if dispatcher is not None:
+            for node in ready:
+                if node.spec.kind is not None:
+                    dispatcher.offer(
+                        Ready(
+                            NodeRef(state.run_id, node.spec.key, node.path),
+                            node.epoch,
+                            state.project_id,
+                            node.spec.type,
+                            node.spec.kind.queue,
+                            state.priority,
+                            time.monotonic(),
+                            state.traceparent,
+                        )
+                    )
+            dispatcher.moved(state.project_id)
+        for listener in self._listeners:
+            listener(state)
         ended = state.is_terminal
         self._watchers.notify(state.run_id, ended=ended)
         if state.run_id in self._followed:
@@ -64,9 +94,22 @@ class Bus:
         moved = worker_pb2.RunMoved(last_sequence=sequence, ended=ended)
         self._send(streams.run_subject(run_id, streams.MOVED), moved.SerializeToString())
 
-    def publish(self, ref: NodeRef, queue: str, *, traceparent: str = "") -> None:
-        """See WakeupBus. The run's trace context travels in the header, as W3C has it for HTTP."""
-        wakeup = worker_pb2.Wakeup(job=ref_to_proto(ref), executor_id=self.executor_id)
+    async def held(self, queue: str) -> int | None:
+        """See WakeupBus."""
+        if self._client is None or not self.is_connected:
+            return None
+        try:
+            info = await self._client.jetstream(timeout=2).consumer_info(streams.STREAM, streams.consumer_name(queue))
+        except NotFoundError:
+            return 0
+        except (NatsError, TimeoutError) as error:
+            log.info("consumer_not_asked", queue=queue, error=repr(error))
+            return None
+        return (info.num_pending or 0) + (info.num_ack_pending or 0)
+
+    def publish(self, ref: NodeRef, epoch: int, queue: str, *, traceparent: str = "") -> None:
+        """See Publisher. The run's trace context travels in the header, as W3C has it for HTTP."""
+        wakeup = worker_pb2.Wakeup(job=ref_to_proto(ref, epoch), executor_id=self.executor_id)
         headers = {"traceparent": traceparent} if traceparent else None
         self._send(streams.jobs_subject(queue), wakeup.SerializeToString(), headers)
 
@@ -121,16 +164,19 @@ def _listener(watch: Watch):  # type: ignore[no-untyped-def]  # a callback of na
 
 
 class StreamKeeper:
-    """Keeps the stream declared. When NATS has lost it, every ready node execution is published again."""
+    """Keeps the stream declared. When NATS has lost it, every ready node execution is due for a wake-up again."""
 
-    def __init__(self, store: RunStore, queues: list[str]) -> None:
+    def __init__(self, store: RunStore, dispatcher: Dispatcher, queues: list[str]) -> None:
         self._store = store
+        self._dispatcher = dispatcher
         self._queues = queues
         self._wanted = asyncio.Event()
         self._wakeups_lost = False
+        self._created: datetime | None = None
 
-    def check_now(self) -> None:
+    async def reconnected(self) -> None:
         """The connection is a new one, perhaps to a server that knows nothing."""
+        self._give_up()  # what was on its way may be lost
         self._wanted.set()
 
     async def run(self, client: Client) -> None:
@@ -151,7 +197,12 @@ class StreamKeeper:
 
     async def check(self, client: Client) -> None:
         """Declare what is missing; may raise errors of NATS or the store."""
-        if await streams.declare_stream(client.jetstream(timeout=2)):
+        was_missing, created = await streams.declare_stream(client.jetstream(timeout=2))
+        if created != self._created:
+            # Another stream, whoever has made it: what was published is not on it.
+            self._created = created
+            self._give_up()
+        if was_missing:
             log.info("stream_declared")
             # Kept until it is done: the next check finds the stream, and not that its messages are gone.
             self._wakeups_lost = True
@@ -159,3 +210,7 @@ class StreamKeeper:
         if self._wakeups_lost:
             await self._store.republish_all()
             self._wakeups_lost = False
+
+    def _give_up(self) -> None:
+        for queue in self._queues:
+            self._dispatcher.give_up(queue)

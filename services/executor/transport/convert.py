@@ -15,7 +15,7 @@ from headrace.workflows.v1 import definition_pb2
 from services.executor.domain.jobs import AttemptFailure, Job, Release, Report, Success
 from services.executor.domain.model import EventView, NodeExecutionView, NodeRef, RunView
 from services.executor.engine.decide import Verdict
-from services.executor.engine.graph import Graph, Node, NodeKind, RetryPolicy
+from services.executor.engine.graph import Graph, Node, NodeKind, RetryPolicy, RunLimits
 from services.executor.engine.state import Failure, Usage
 from services.executor.handlers.base import NodeType
 from services.executor.handlers.registry import config_schema, output_schema
@@ -29,7 +29,12 @@ def graph_from_definition(data: bytes, kinds: Mapping[str, NodeKind]) -> Graph:
         [(edge.source, edge.target, edge.source_port or "out") for edge in definition.edges],
         kinds,
         definition.timeout.ToTimedelta().total_seconds() if definition.HasField("timeout") else None,
+        _limits(definition.limits) if definition.HasField("limits") else None,
     )
+
+
+def _limits(message: definition_pb2.RunLimits) -> RunLimits:
+    return RunLimits(message.max_running_runs or None, message.concurrency.key, message.concurrency.max)
 
 
 def _node(node: definition_pb2.Node) -> Node:
@@ -167,9 +172,9 @@ def ref_from_proto(ref: worker_pb2.JobRef) -> NodeRef:
     return NodeRef(UUID(ref.run_id), ref.node_key, ref.item_path)
 
 
-def ref_to_proto(ref: NodeRef) -> worker_pb2.JobRef:
-    """The name of a node execution."""
-    return worker_pb2.JobRef(run_id=str(ref.run_id), node_key=ref.node_key, item_path=ref.item_path)
+def ref_to_proto(ref: NodeRef, epoch: int = 0) -> worker_pb2.JobRef:
+    """The name of a node execution; in wake-ups with the epoch at which it is ready."""
+    return worker_pb2.JobRef(run_id=str(ref.run_id), node_key=ref.node_key, item_path=ref.item_path, epoch=epoch)
 
 
 def job_to_proto(job: Job, *, grant: str, executor_id: str) -> worker_pb2.Job:

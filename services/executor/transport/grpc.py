@@ -9,6 +9,7 @@ from headrace.executor.v1 import executor_service_pb2 as pb
 from headrace.executor.v1.executor_service_pb2_grpc import ExecutorServiceServicer
 from opentelemetry import propagate
 
+from services.executor.domain.limit_settings import LimitSettings
 from services.executor.domain.model import EventView, RerunAsk, RunFilter, RunNotFoundError, VersionSelector
 from services.executor.domain.runs import Runs
 from services.executor.domain.store import RunStore
@@ -21,6 +22,7 @@ from services.executor.transport.convert import (
     run_to_proto,
     token_to_event,
 )
+from services.executor.transport.limits import limits_from_proto, limits_in_force
 from services.kit.errors import InvalidArgumentError, NotFoundError
 from services.kit.grpc_server import Context
 from services.kit.ids import parse_id
@@ -34,9 +36,10 @@ _EVENT_PAGE, _MAX_EVENT_PAGE = 200, 1000
 class ExecutorServicer(ExecutorServiceServicer):
     """Converts, calls one use case, converts back."""
 
-    def __init__(self, runs: Runs, store: RunStore, node_types: Mapping[str, NodeType]) -> None:
+    def __init__(self, runs: Runs, store: RunStore, limits: LimitSettings, node_types: Mapping[str, NodeType]) -> None:
         self._runs = runs
         self._store = store
+        self._limits = limits
         self._node_types = [node_type_to_proto(node_types[name]) for name in sorted(node_types)]
 
     async def StartRun(self, request: pb.StartRunRequest, context: Context) -> pb.StartRunResponse:
@@ -49,6 +52,7 @@ class ExecutorServicer(ExecutorServiceServicer):
             request_id=request.request_id,
             started_by=UUID(request.started_by) if request.started_by else None,
             traceparent=_traceparent(),
+            priority=request.priority,
             wait_seconds=min(request.wait.ToTimedelta().total_seconds(), MAX_WAIT_SECONDS),
         )
         return pb.StartRunResponse(run=run_to_proto(run))
@@ -137,6 +141,20 @@ class ExecutorServicer(ExecutorServiceServicer):
     async def ListNodeTypes(self, request: pb.ListNodeTypesRequest, context: Context) -> pb.ListNodeTypesResponse:
         """See the contract."""
         return pb.ListNodeTypesResponse(node_types=self._node_types)
+
+    async def GetProjectLimits(
+        self, request: pb.GetProjectLimitsRequest, context: Context
+    ) -> pb.GetProjectLimitsResponse:
+        """See the contract."""
+        own, ceilings = await self._limits.get(_project(request.project_id))
+        return pb.GetProjectLimitsResponse(limits=limits_in_force(own, ceilings))
+
+    async def SetProjectLimits(
+        self, request: pb.SetProjectLimitsRequest, context: Context
+    ) -> pb.SetProjectLimitsResponse:
+        """See the contract."""
+        own, ceilings = await self._limits.set_own(_project(request.project_id), limits_from_proto(request.limits))
+        return pb.SetProjectLimitsResponse(limits=limits_in_force(own, ceilings))
 
 
 def _rerun(request: pb.RerunRunRequest) -> RerunAsk:

@@ -7,6 +7,7 @@ headrace.runs.<run id>.<moved|token>         notices for who follows a run
 headrace.runs.<run id>.followed              an executor's word to the others that it follows a run
 """
 
+from datetime import datetime
 from uuid import UUID
 
 from nats.js import JetStreamContext
@@ -52,17 +53,15 @@ def run_subject(run_id: UUID | str, kind: str) -> str:
     return f"headrace.runs.{run_id}.{kind}"
 
 
-async def declare_stream(jetstream: JetStreamContext) -> bool:
-    """Make the stream if it is missing; True when it was, and wake-ups with it.
+async def declare_stream(jetstream: JetStreamContext) -> tuple[bool, datetime | None]:
+    """Make the stream if it is missing: whether it was, and wake-ups with it; and since when it is there.
 
     What exists is left as it is, so that executors of different versions do not rewrite each other's declarations.
     """
     try:
-        await jetstream.stream_info(STREAM)
+        return False, (await jetstream.stream_info(STREAM)).created
     except NotFoundError:
-        await jetstream.add_stream(_STREAM_CONFIG)
-        return True
-    return False
+        return True, (await jetstream.add_stream(_STREAM_CONFIG)).created
 
 
 async def declare_consumers(jetstream: JetStreamContext, queues: list[str]) -> None:

@@ -14,6 +14,7 @@ from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 
 from services.executor.domain.jobs import Job, Jobs
+from services.executor.domain.model import WorkerLease
 from services.executor.transport import streams
 from services.executor.transport.convert import (
     job_to_proto,
@@ -101,8 +102,8 @@ class WorkerTransport:
 
     async def _claim(self, data: bytes) -> bytes:
         request = pb.ClaimRequest.FromString(data)
-        refs = [ref_from_proto(ref) for ref in request.jobs]
-        claimed = await self._jobs.claim(request.worker_id, refs, request.claim_id)
+        wanted = [(ref_from_proto(ref), ref.epoch) for ref in request.jobs]
+        claimed = await self._jobs.claim(request.worker_id, wanted, request.claim_id)
         response = pb.ClaimResponse(retry=[ref_to_proto(ref) for ref in claimed.retry])
         size = 0
         for job in claimed.jobs:
@@ -134,12 +135,8 @@ class WorkerTransport:
 
     async def _heartbeat(self, data: bytes) -> bytes:
         request = pb.HeartbeatRequest.FromString(data)
-        revoked = await self._jobs.heartbeat(
-            request.worker_id,
-            host=request.host,
-            draining=request.draining,
-            held=[(ref_from_proto(held.ref), held.epoch) for held in request.held],
-        )
+        worker = WorkerLease(request.worker_id, request.host, request.draining, request.slots, tuple(request.queues))
+        revoked = await self._jobs.heartbeat(worker, [(ref_from_proto(held.ref), held.epoch) for held in request.held])
         return pb.HeartbeatResponse(
             revoked=[pb.HeldJob(ref=ref_to_proto(ref), epoch=epoch) for ref, epoch in revoked]
         ).SerializeToString()

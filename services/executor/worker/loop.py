@@ -286,7 +286,14 @@ class Worker:
         while True:
             started = loop.time()
             held = [pb.HeldJob(ref=running.job.ref, epoch=running.job.epoch) for running in self._running.values()]
-            request = pb.HeartbeatRequest(worker_id=self.worker_id, host=self._host, held=held, draining=self._draining)
+            request = pb.HeartbeatRequest(
+                worker_id=self.worker_id,
+                host=self._host,
+                held=held,
+                draining=self._draining,
+                slots=self._slots,
+                queues=self._queues,
+            )
             response = await self._executor.heartbeat(request)
             if response is not None:
                 self.heard.set()

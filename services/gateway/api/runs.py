@@ -82,6 +82,7 @@ async def start_run(
         started_by=access.user_id,
     )
     if body is not None:
+        asked.priority = body.priority
         if body.input is not None:
             asked.input.CopyFrom(json_to_proto(body.input))
         _select(asked, body.version)

@@ -15,6 +15,7 @@ from services.gateway.schemas.workflows import (
     EdgeInput,
     NodeInput,
     Retry,
+    RunLimits,
 )
 
 _ON_ERROR = {"fail": definition_pb2.ON_ERROR_FAIL, "continue": definition_pb2.ON_ERROR_CONTINUE}
@@ -30,7 +31,17 @@ def definition_to_proto(definition: DefinitionInput) -> definition_pb2.Definitio
     )
     if definition.timeout_seconds is not None:
         message.timeout.CopyFrom(seconds_to_proto(definition.timeout_seconds))
+    if definition.limits is not None:
+        message.limits.CopyFrom(_limits_to_proto(definition.limits))
     return message
+
+
+def _limits_to_proto(limits: RunLimits) -> definition_pb2.RunLimits:
+    concurrency = limits.concurrency
+    return definition_pb2.RunLimits(
+        max_running_runs=limits.max_running_runs or 0,
+        concurrency=definition_pb2.Concurrency(key=concurrency.key, max=concurrency.max) if concurrency else None,
+    )
 
 
 def node_to_proto(node: NodeInput) -> definition_pb2.Node:
@@ -71,6 +82,15 @@ def definition_to_json(definition: definition_pb2.Definition) -> dict[str, Any]:
         "nodes": [node_to_json(node) for node in definition.nodes],
         "edges": [edge_to_json(edge) for edge in definition.edges],
         "timeout_seconds": seconds_to_json(definition, "timeout"),
+        "limits": _limits_to_json(definition.limits) if definition.HasField("limits") else None,
+    }
+
+
+def _limits_to_json(limits: definition_pb2.RunLimits) -> dict[str, Any]:
+    concurrency = limits.concurrency if limits.HasField("concurrency") else None
+    return {
+        "max_running_runs": limits.max_running_runs or None,
+        "concurrency": {"key": concurrency.key, "max": concurrency.max} if concurrency else None,
     }
 
 

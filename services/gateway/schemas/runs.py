@@ -20,6 +20,9 @@ class RunInput(Input):
     version: Annotated[int, Field(ge=1, le=INT32_MAX)] | Literal["draft", "latest"] | None = Field(
         None, description="null = the newest published version, or the draft when none is published."
     )
+    priority: int = Field(
+        0, ge=-100, le=100, description="Inside the project only: what is ready goes by priority, then by age."
+    )
 
 
 NodePlace = Annotated[

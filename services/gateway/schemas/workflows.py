@@ -90,6 +90,20 @@ class DefinitionEdge(EdgeInput):
     id: Id | None = Field(None, description="As the server gave it; unknown ids are replaced.")
 
 
+class Concurrency(Input):
+    """How many runs with the same key go on at a time."""
+
+    key: str = Field(min_length=1, max_length=4096, description="CEL over `input`.", examples=["input.customer"])
+    max: int = Field(ge=1, le=1_000_000)
+
+
+class RunLimits(Input):
+    """How many runs go on at a time: one over them waits as pending, first come first served."""
+
+    max_running_runs: int | None = Field(None, ge=1, le=1_000_000, description="Of the workflow; null = any number.")
+    concurrency: Concurrency | None = Field(None, description="Of those that share a key; null = any number.")
+
+
 class DefinitionInput(Input):
     """Nodes and edges."""
 
@@ -97,6 +111,7 @@ class DefinitionInput(Input):
     nodes: list[DefinitionNode] = Field(default_factory=list, max_length=20_000)
     edges: list[DefinitionEdge] = Field(default_factory=list, max_length=100_000)
     timeout_seconds: Seconds | None = Field(None, description="Of a whole run; null = the operator's limit.")
+    limits: RunLimits | None = Field(None, description="null = as many runs at a time as are started.")
 
 
 class WorkflowInput(Input):
@@ -197,12 +212,27 @@ class EdgePage(Page):
     revision: int = Field(description="Of the workflow.")
 
 
+class ConcurrencyView(Output):
+    """How many runs with the same key go on at a time."""
+
+    key: str
+    max: int
+
+
+class RunLimitsView(Output):
+    """How many runs go on at a time."""
+
+    max_running_runs: int | None
+    concurrency: ConcurrencyView | None
+
+
 class Definition(Output):
     """Nodes and edges."""
 
     nodes: list[Node]
     edges: list[Edge]
     timeout_seconds: float | None
+    limits: RunLimitsView | None
 
 
 class WorkflowSummary(Output):

@@ -103,6 +103,23 @@ class Edge:
 
 
 @dataclass(frozen=True, slots=True)
+class Concurrency:
+    """How many runs with the same key go on at a time."""
+
+    key: str
+    """CEL over `input`."""
+    max: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunLimits:
+    """How many runs of the workflow go on at a time; None = any number."""
+
+    max_running_runs: int | None = None
+    concurrency: Concurrency | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Definition:
     """Nodes and edges, each in the author's order."""
 
@@ -110,3 +127,5 @@ class Definition:
     edges: tuple[Edge, ...] = ()
     timeout_seconds: float | None = None
     """Of a whole run, from its start; None = the operator's limit."""
+    limits: RunLimits | None = None
+    """None = as many runs at a time as are started."""

@@ -11,6 +11,7 @@ from services.kit.errors import Violation
 from services.workflows.domain.definition import (
     DEFAULT_PORT,
     INPUT_PORT,
+    Concurrency,
     Definition,
     Edge,
     Join,
@@ -18,6 +19,7 @@ from services.workflows.domain.definition import (
     OnError,
     Position,
     Retry,
+    RunLimits,
 )
 from services.workflows.domain.text import Suggestions, article, excerpt, json_path, kind_of
 
@@ -28,7 +30,9 @@ _ON_ERROR = {item.value: item for item in OnError}
 _JOIN = {item.value: item for item in Join}
 ChoiceT = TypeVar("ChoiceT", bound=StrEnum)
 
-_DEFINITION_FIELDS = frozenset({"nodes", "edges", "timeout_seconds"})
+_DEFINITION_FIELDS = frozenset({"nodes", "edges", "timeout_seconds", "limits"})
+_LIMITS_FIELDS = frozenset({"max_running_runs", "concurrency"})
+_CONCURRENCY_FIELDS = frozenset({"key", "max"})
 _NODE_FIELDS = frozenset(
     {"id", "key", "type", "name", "config", "retry", "timeout_seconds", "on_error", "position", "join"}
 )
@@ -49,7 +53,16 @@ def load_definition(text: str | bytes) -> Definition:
         nodes=tuple(map(_stored_node, value["nodes"])),
         edges=tuple(Edge(**edge) for edge in value["edges"]),
         timeout_seconds=value["timeout_seconds"],
+        # Absent from what was stored before there were any.
+        limits=_stored_limits(value.get("limits")),
     )
+
+
+def _stored_limits(value: dict[str, Any] | None) -> RunLimits | None:
+    if value is None:
+        return None
+    concurrency = value["concurrency"]
+    return RunLimits(value["max_running_runs"], None if concurrency is None else Concurrency(**concurrency))
 
 
 def _stored_node(value: dict[str, Any]) -> Node:
@@ -79,7 +92,10 @@ def content_hash(definition: Definition) -> str:
         for node in sorted(definition.nodes, key=lambda node: node.key)
     ]
     edges = sorted(edge.ends for edge in definition.edges)
-    return hashlib.sha256(orjson.dumps([nodes, edges, definition.timeout_seconds])).hexdigest()
+    content: list[Any] = [nodes, edges, definition.timeout_seconds]
+    if definition.limits is not None:
+        content.append(limits_to_json(definition.limits))
+    return hashlib.sha256(orjson.dumps(content)).hexdigest()
 
 
 def definition_to_json(definition: Definition) -> dict[str, Any]:
@@ -88,6 +104,16 @@ def definition_to_json(definition: Definition) -> dict[str, Any]:
         "nodes": [node_to_json(node) for node in definition.nodes],
         "edges": [edge_to_json(edge) for edge in definition.edges],
         "timeout_seconds": definition.timeout_seconds,
+        "limits": definition.limits and limits_to_json(definition.limits),
+    }
+
+
+def limits_to_json(limits: RunLimits) -> dict[str, Any]:
+    """The REST form of limits of runs."""
+    concurrency = limits.concurrency
+    return {
+        "max_running_runs": limits.max_running_runs,
+        "concurrency": concurrency and {"key": concurrency.key, "max": concurrency.max},
     }
 
 
@@ -140,7 +166,21 @@ def read_definition(value: Any, path: str, problems: list[Violation]) -> Definit
         nodes=tuple(read_node(item, json_path(path, "nodes", index), problems) for index, item in enumerate(nodes)),
         edges=tuple(read_edge(item, json_path(path, "edges", index), problems) for index, item in enumerate(edges)),
         timeout_seconds=fields.number("timeout_seconds"),
+        limits=_read_limits(fields.object("limits"), path, problems),
     )
+
+
+def _read_limits(value: dict[str, Any] | None, path: str, problems: list[Violation]) -> RunLimits | None:
+    if value is None:
+        return None
+    place = json_path(path, "limits")
+    fields = _Fields(value, place, _LIMITS_FIELDS, problems)
+    inner = fields.object("concurrency")
+    concurrency = None
+    if inner is not None:
+        of_key = _Fields(inner, json_path(place, "concurrency"), _CONCURRENCY_FIELDS, problems)
+        concurrency = Concurrency(of_key.text("key", required=True), of_key.integer("max", 1))
+    return RunLimits(fields.integer("max_running_runs", 0) or None, concurrency)
 
 
 def read_node(value: Any, path: str, problems: list[Violation]) -> Node:

@@ -1,9 +1,10 @@
-"""Numbers and lengths of nodes within what makes sense."""
+"""Numbers and lengths of nodes, and limits of runs, within what makes sense."""
 
 from collections.abc import Iterator
 
 from services.kit.errors import Violation
-from services.workflows.domain.definition import Definition, Node, Retry
+from services.kit.expressions import ExpressionError, compile_expression
+from services.workflows.domain.definition import Definition, Node, Retry, RunLimits
 from services.workflows.domain.text import json_path
 
 MAX_NODE_TIMEOUT = 86_400.0
@@ -13,6 +14,7 @@ MAX_RUN_TIMEOUT = 2_592_000.0
 MAX_ATTEMPTS = 100
 MAX_INTERVAL = 86_400.0
 MAX_BACKOFF = 100.0
+MAX_RUNNING_RUNS = 1_000_000
 
 
 def definition_ranges(definition: Definition, path: str) -> Iterator[Violation]:
@@ -20,6 +22,23 @@ def definition_ranges(definition: Definition, path: str) -> Iterator[Violation]:
     seconds = definition.timeout_seconds
     if seconds is not None and not 0 < seconds <= MAX_RUN_TIMEOUT:
         yield _out_of_range(seconds, "more than 0", MAX_RUN_TIMEOUT, json_path(path, "timeout_seconds"))
+    if definition.limits is not None:
+        yield from _limits(definition.limits, json_path(path, "limits"))
+
+
+def _limits(limits: RunLimits, path: str) -> Iterator[Violation]:
+    most = limits.max_running_runs
+    if most is not None and not 1 <= most <= MAX_RUNNING_RUNS:
+        yield _out_of_range(most, "at least 1", MAX_RUNNING_RUNS, json_path(path, "max_running_runs"))
+    if limits.concurrency is None:
+        return
+    place = json_path(path, "concurrency")
+    if not 1 <= limits.concurrency.max <= MAX_RUNNING_RUNS:
+        yield _out_of_range(limits.concurrency.max, "at least 1", MAX_RUNNING_RUNS, json_path(place, "max"))
+    try:
+        compile_expression(limits.concurrency.key, names=frozenset({"input"}))
+    except ExpressionError as error:
+        yield Violation(error.reason, f"`concurrency.key`: {error.message}", json_path(place, "key"))
 
 
 def node_ranges(node: Node, path: str) -> Iterator[Violation]:

@@ -16,6 +16,7 @@ from services.workflows.domain.definition import (
     DEFAULT_PORT,
     INPUT_PORT,
     MAX_BYTES,
+    Concurrency,
     Definition,
     Edge,
     Join,
@@ -23,6 +24,7 @@ from services.workflows.domain.definition import (
     OnError,
     Position,
     Retry,
+    RunLimits,
 )
 from services.workflows.domain.definition_json import LARGEST_NUMBER
 from services.workflows.domain.model import FullVersion, Version, Workflow
@@ -44,6 +46,7 @@ def definition_from_proto(message: definition_pb2.Definition) -> Definition:
         nodes=tuple(reader.node(node, f"nodes[{index}]") for index, node in enumerate(message.nodes)),
         edges=tuple(edge_from_proto(edge) for edge in message.edges),
         timeout_seconds=reader.seconds(message, "timeout", "timeout_seconds"),
+        limits=_limits_from_proto(message.limits) if message.HasField("limits") else None,
     )
     reader.finish()
     return definition
@@ -150,6 +153,23 @@ def definition_to_proto(definition: Definition) -> definition_pb2.Definition:
         nodes=[node_to_proto(node) for node in definition.nodes],
         edges=[edge_to_proto(edge) for edge in definition.edges],
         timeout=duration_to_proto(definition.timeout_seconds),
+        limits=_limits_to_proto(definition.limits) if definition.limits else None,
+    )
+
+
+def _limits_to_proto(limits: RunLimits) -> definition_pb2.RunLimits:
+    concurrency = limits.concurrency
+    return definition_pb2.RunLimits(
+        max_running_runs=limits.max_running_runs or 0,
+        concurrency=definition_pb2.Concurrency(key=concurrency.key, max=concurrency.max) if concurrency else None,
+    )
+
+
+def _limits_from_proto(message: definition_pb2.RunLimits) -> RunLimits:
+    concurrency = message.concurrency
+    return RunLimits(
+        max_running_runs=message.max_running_runs or None,
+        concurrency=Concurrency(concurrency.key, concurrency.max) if message.HasField("concurrency") else None,
     )
 
 

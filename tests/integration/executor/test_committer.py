@@ -38,7 +38,7 @@ async def test_a_run_that_is_asked_for_several_times_at_once_starts_once(executo
     )
     assert sorted(map(type, answers), key=str) == sorted([type(None)] + [RunExistsError] * 4, key=str)
     ref = NodeRef(run_id, "a")
-    (job,) = (await one.jobs.claim("w", [ref], "c")).jobs
+    (job,) = (await one.jobs.claim("w", [(ref, 0)], "c")).jobs
     (reported,) = await one.jobs.report("w", [success(ref, job.epoch)], free_slots=1, queues=QUEUES)
     await one.jobs.report("w", [success(reported.next[0].ref, 1)], free_slots=1, queues=QUEUES)
     events = await one.store.list_events(PROJECT, run_id, after=0, limit=100)
@@ -54,7 +54,7 @@ async def test_a_report_is_not_judged_by_a_copy_that_another_executor_has_left_b
     run_id = new_id()
     ref = NodeRef(run_id, "a")
     await one.start(run_id, await a_version(one, {"key": "a"}))
-    (job,) = (await other.jobs.claim("w", [ref], "c")).jobs
+    (job,) = (await other.jobs.claim("w", [(ref, 0)], "c")).jobs
 
     (reported,) = await one.jobs.report("w", [success(ref, job.epoch)], free_slots=0, queues=QUEUES)
 
@@ -67,14 +67,14 @@ async def test_a_job_that_another_executor_took_away_can_be_claimed_here(executo
     run_id = new_id()
     ref = NodeRef(run_id, "a")
     await one.start(run_id, await a_version(one, {"key": "a"}))
-    (first,) = (await one.jobs.claim("w", [ref], "c")).jobs
+    (first,) = (await one.jobs.claim("w", [(ref, 0)], "c")).jobs
 
     def lose(state: RunState) -> Verdict:
         return decide.lose_worker(state, state.root.nodes[0], first.epoch)
 
     await other.committer.submit(run_id, lose, lambda _, __: None)
 
-    claimed = await one.jobs.claim("another", [ref], "d")
+    claimed = await one.jobs.claim("another", [(ref, first.epoch + 1)], "d")
 
     assert [job.epoch for job in claimed.jobs] == [first.epoch + 2]
 
@@ -87,7 +87,7 @@ async def test_a_result_that_the_database_refuses_fails_its_node_and_not_its_nei
     refs = [NodeRef(new_id(), "a") for _ in range(3)]
     for ref in refs:
         await one.start(ref.run_id, version_id)
-    await one.jobs.claim("w", refs, "c")
+    await one.jobs.claim("w", [(ref, 0) for ref in refs], "c")
     reports = [success(ref, 1, port="a\x00b" if ref is refs[1] else "") for ref in refs]
 
     answers = await one.jobs.report("w", reports, free_slots=0, queues=QUEUES)
@@ -108,7 +108,7 @@ async def test_a_node_that_reads_more_than_a_message_holds_fails_and_says_so(
     run_id = new_id()
     await one.start(run_id, await a_version(one, *({"key": key} for key in keys), reader))
     output = orjson.dumps("x" * 1_000_000)
-    claimed = await one.jobs.claim("w", [NodeRef(run_id, "n0")], "c")
+    claimed = await one.jobs.claim("w", [(NodeRef(run_id, "n0"), 0)], "c")
     jobs = claimed.jobs
     for _ in keys:
         (answer,) = await one.jobs.report(
@@ -117,7 +117,7 @@ async def test_a_node_that_reads_more_than_a_message_holds_fails_and_says_so(
         jobs = answer.next
     assert not jobs
 
-    claimed = await one.jobs.claim("w", [NodeRef(run_id, "reader")], "d")
+    claimed = await one.jobs.claim("w", [(NodeRef(run_id, "reader"), 0)], "d")
 
     assert not claimed.jobs
     assert not claimed.retry
@@ -136,7 +136,7 @@ async def test_what_a_run_held_in_memory_is_free_when_it_ends(executors: tuple[E
         before = held_nodes()
         run_id = new_id()
         await one.start(run_id, version_id)
-        refs = [NodeRef(run_id, "inner", f"each[{number}]") for number in range(3)]
+        refs = [(NodeRef(run_id, "inner", f"each[{number}]"), 0) for number in range(3)]
         for job in (await one.jobs.claim("w", refs, "c")).jobs:
             await one.jobs.report("w", [success(job.ref, job.epoch)], free_slots=0, queues=QUEUES)
         assert (await one.store.get_run(PROJECT, run_id)).status is RunStatus.SUCCEEDED

@@ -23,6 +23,7 @@ from headrace.workflows.v1.workflow_service_pb2_grpc import WorkflowServiceStub
 from nats.aio.client import Client
 
 from deploy.local import databases
+from services.executor.domain.limit_settings import LimitSettings
 from services.executor.domain.model import EventView, NodeRef, RunView, VersionSelector
 from services.executor.domain.run_states import RunStates
 from services.executor.domain.runs import Runs
@@ -84,6 +85,7 @@ def runs_of(executor: Executor, versions: Versions | None = None) -> Runs:
         versions,
         RunStates(executor.store, versions),
         executor.committer,
+        executor.admission,
         watch_here=executor.watchers.watch,
         watch_everywhere=executor.bus.watch,
         max_run_seconds=3600,
@@ -95,7 +97,7 @@ async def test_tokens_come_between_the_start_of_their_node_and_its_end(
 ) -> None:
     ref = NodeRef(new_id(), "a")
     await executor.start(ref.run_id, await a_version(executor, {"key": "a"}))
-    await executor.jobs.claim("w", [ref], "c")
+    await executor.jobs.claim("w", [(ref, 0)], "c")
     stream = runs_of(executor).follow(PROJECT, ref.run_id, 0)
     admin = await asyncpg.connect(databases.url_with(postgres_server, database=urlsplit(url).path[1:]))
 
@@ -143,7 +145,8 @@ async def workflows(
         folder = stack.enter_context(TemporaryDirectory(prefix="hr-ex-"))
         server = GrpcServer(listen=f"unix:{folder}/executor", tokens=tokens, service_names=())
         add_ExecutorServiceServicer_to_server(
-            ExecutorServicer(runs_of(executor), executor.store, catalogue()), server.server
+            ExecutorServicer(runs_of(executor), executor.store, LimitSettings(executor.limits, ()), catalogue()),
+            server.server,
         )
         await server.start()
         stack.push_async_callback(server.stop, 0)

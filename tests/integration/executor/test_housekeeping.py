@@ -16,7 +16,7 @@ from services.executor.storage.postgres import PostgresRunStore
 from services.kit.ids import new_id
 from services.kit.pool import Pool
 from services.kit.postgres import open_engine, open_pool
-from tests.support.executors import Executor, a_version, committing
+from tests.support.executors import Executor, a_lease, a_version, committing
 from tests.support.waiting import await_until
 
 DAY = 24 * 3600
@@ -66,10 +66,10 @@ async def test_a_worker_is_forgotten_after_a_day_of_silence_unless_it_still_hold
 ) -> None:
     hours = {"gone": 25, "holds": 25, "silent": 23, "alive": -1}
     for worker, silent in hours.items():
-        await executor.store.renew_lease(worker, host="", draining=False, seconds=-3600.0 * silent)
+        await executor.store.renew_lease(a_lease(worker), seconds=-3600.0 * silent)
     claimed = NodeRef(new_id(), "a")
     await executor.start(claimed.run_id, await a_version(executor, {"key": "a"}))
-    await executor.jobs.claim("holds", [claimed], "c")
+    await executor.jobs.claim("holds", [(claimed, 0)], "c")
 
     await housekeeper.tidy()
     assert {row["id"] for row in await pool.fetch("SELECT id FROM executor.workers")} == {"holds", "silent", "alive"}

@@ -94,10 +94,10 @@ async def test_a_large_value_is_read_back_wherever_it_is_read_and_rows_stay_smal
     run_id = new_id()
     await one.start(run_id, await a_version(one, {"key": "a"}, reader), LARGE)
     output = orjson.dumps("y" * 50_000)
-    (job,) = (await one.jobs.claim("w", [NodeRef(run_id, "a")], "c")).jobs
+    (job,) = (await one.jobs.claim("w", [(NodeRef(run_id, "a"), 0)], "c")).jobs
     await one.jobs.report("w", [success(job.ref, job.epoch, output)], free_slots=0, queues=QUEUES)
 
-    (job,) = (await other.jobs.claim("w", [NodeRef(run_id, "b")], "d")).jobs
+    (job,) = (await other.jobs.claim("w", [(NodeRef(run_id, "b"), 0)], "d")).jobs
     variables = orjson.loads(job.variables)
     assert (variables["nodes"]["a"]["output"], variables["input"]) == (orjson.loads(output), LARGE)
     await other.jobs.report("w", [success(job.ref, job.epoch, output)], free_slots=0, queues=QUEUES)

@@ -7,13 +7,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from uuid import UUID
 
+import orjson
 import pytest
 import structlog
 from headrace.executor.v1 import worker_pb2
 from nats.aio.client import Client
 
-from services.executor.domain.model import NodeRef
+from services.executor.domain.model import NewRun, NodeRef
 from services.executor.domain.sweeper import Sweeper
+from services.executor.engine import decide
 from services.executor.engine.state import NodeStatus, RunStatus
 from services.executor.storage.postgres import PostgresRunStore
 from services.executor.transport import streams
@@ -21,7 +23,7 @@ from services.kit import nats
 from services.kit.ids import new_id
 from services.kit.pool import Pool
 from services.kit.postgres import open_pool
-from tests.support.executors import PROJECT, Executor, a_version, committing, own_queue
+from tests.support.executors import PROJECT, Executor, a_lease, a_refill, a_state, a_version, committing, own_queue
 from tests.support.waiting import await_until
 
 QUEUE = own_queue()
@@ -73,16 +75,20 @@ async def test_claims_are_spared_while_workers_cannot_be_heard_and_for_a_lease_a
     claimed, ready = NodeRef(new_id(), "a"), NodeRef(new_id(), "a")
     for ref in (claimed, ready):
         await executor.start(ref.run_id, version_id)
-    await executor.store.renew_lease("w", host="", draining=False, seconds=0.0)
-    await executor.jobs.claim("w", [claimed], "c")
+    await executor.store.renew_lease(a_lease("w"), seconds=0.0)
+    await executor.jobs.claim("w", [(claimed, 0)], "c")
     await executor.store.republish_all()
     wakeups = await client.subscribe(streams.jobs_subject(QUEUE))
     await client.flush()
 
-    sweeper = Sweeper(executor.store, executor.committer, executor.bus, interval=INTERVAL, lease_seconds=LEASE)
+    sweeper = Sweeper(
+        executor.store, executor.ready, executor.committer, executor.bus, interval=INTERVAL, lease_seconds=LEASE
+    )
     loop = asyncio.get_running_loop()
     begun = loop.time()
+    refill = a_refill(executor, QUEUE, interval=INTERVAL)
     sweeper.start()
+    refill.start()
     # It sweeps all the while: timers are seen to, far beyond the lease that it spares after its start.
     while loop.time() - begun < 2 * LEASE:
         await await_until(partial(has_ended, executor, await a_short_delay(executor)), within=20)
@@ -101,6 +107,7 @@ async def test_claims_are_spared_while_workers_cannot_be_heard_and_for_a_lease_a
     await await_until(is_taken_away, within=30)
     assert loop.time() - connected > LEASE - 2 * INTERVAL
     await sweeper.stop()
+    await refill.stop()
 
 
 async def test_a_timer_that_cannot_be_put_right_is_not_tried_without_a_pause(
@@ -111,7 +118,7 @@ async def test_a_timer_that_cannot_be_put_right_is_not_tried_without_a_pause(
     await pool.execute("DELETE FROM executor.versions")
     other = Executor(executor.store)
     await other.bus.start(client)
-    sweeper = Sweeper(other.store, other.committer, other.bus, interval=0.2, lease_seconds=0.0)
+    sweeper = Sweeper(other.store, other.ready, other.committer, other.bus, interval=0.2, lease_seconds=0.0)
     async with committing(other):
         with structlog.testing.capture_logs() as logs:
 
@@ -124,3 +131,25 @@ async def test_a_timer_that_cannot_be_put_right_is_not_tried_without_a_pause(
             assert asyncio.get_running_loop().time() - begun > 0.5
             await sweeper.stop()
     assert all("There is no version" in error for error in failures())
+
+
+async def test_a_map_that_a_dead_executor_had_begun_is_gone_on_with(executor: Executor) -> None:
+    square = {"key": "square", "type": "transform", "config": {"values": {"n": "{{ item * item }}"}}}
+    config = {"items": list(range(300)), "concurrency": 300, "body": {"nodes": [square]}}
+    version = await executor.versions.get(await a_version(executor, {"key": "each", "type": "map", "config": config}))
+    run_id = new_id()
+    state = a_state(run_id, version)
+    decide.start(state)
+    assert state.inline, "there is more to do than one transition does"
+    # What an executor does that dies right after its commit.
+    await executor.store.commit([state], {run_id: NewRun("w", None, None, 3600)})
+
+    sweeper = Sweeper(
+        executor.store, executor.ready, executor.committer, executor.bus, interval=INTERVAL, lease_seconds=LEASE
+    )
+    sweeper.start()
+    await await_until(lambda: has_ended(executor, run_id), within=30)
+    await sweeper.stop()
+
+    run = await executor.store.get_run(PROJECT, run_id)
+    assert orjson.loads(run.output or b"")["each"]["results"][299] == {"square": {"n": 299 * 299}}

@@ -1,10 +1,12 @@
 """The trace that a run was started in goes with its wake-ups and its jobs."""
 
+from typing import cast
 from uuid import uuid4
 
 import nats
 import orjson
 
+from services.executor.domain.dispatch import Dispatcher, Places
 from services.executor.domain.jobs import make_job
 from services.executor.domain.watchers import Watchers
 from services.executor.engine import decide
@@ -45,6 +47,7 @@ async def test_a_wake_up_and_its_job_carry_the_trace_of_their_run(nats_server):
         heard = await client.subscribe(streams.jobs_subject(queue))
         await client.flush()
         bus = Bus("executor", Watchers())
+        bus.dispatch_by(Dispatcher(bus, cast("Places", None)))
         await bus.start(client)
         bus.announce(state, state.ready)
         message = await heard.next_msg(timeout=5)

@@ -244,10 +244,10 @@ async def test_lost_wakeups_are_published_again_even_if_the_first_try_fails(
     async with executors.committing(parts):
         await parts.start(ref.run_id, await executors.a_version(parts, {"key": "a"}))
     await parts.store.republish_all()
-    assert [woken for woken, _ in await parts.store.republish(9)] == [ref]
-    assert await parts.store.republish(9) == []  # not due again for some seconds
+    assert [found.ref for found in await parts.ready.take_ready("default", room=9)] == [ref]
+    assert await parts.ready.take_ready("default", room=9) == []  # not due again for some seconds
 
-    keeper = StreamKeeper(parts.store, ["default"])
+    keeper = StreamKeeper(parts.store, parts.dispatcher, ["default"])
     await executor.client.jetstream().delete_stream(streams.STREAM)
     admin = await asyncpg.connect(postgres_server)
     [(name,)] = await pool.fetch("SELECT current_database()")
@@ -258,7 +258,7 @@ async def test_lost_wakeups_are_published_again_even_if_the_first_try_fails(
     await databases.execute(admin, "ALTER DATABASE %I CONNECTION LIMIT -1", name)
     await admin.close()
     await keeper.check(executor.client)
-    assert [woken for woken, _ in await parts.store.republish(9)] == [ref]
+    assert [found.ref for found in await parts.ready.take_ready("default", room=9)] == [ref]
     await keeper.check(executor.client)
-    assert await parts.store.republish(9) == []
+    assert await parts.ready.take_ready("default", room=9) == []
     await pool.close()

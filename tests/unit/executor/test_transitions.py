@@ -5,6 +5,7 @@ from uuid import uuid4
 
 import orjson
 
+from services.executor.domain.jobs import _claim_successors
 from services.executor.engine import decide
 from services.executor.engine.decide import Verdict
 from services.executor.engine.graph import Graph, Node, NodeKind, RetryPolicy
@@ -14,7 +15,9 @@ KINDS = {
     "work": NodeKind(inline=False, queue="default", default_timeout=60),
     "transform": NodeKind(inline=True, queue="", default_timeout=60),
     "delay": NodeKind(inline=True, queue="", default_timeout=60),
+    "map": NodeKind(inline=True, queue="", default_timeout=60, body_fields=("body",)),
 }
+FAILS = {"values": {"a": "{{ input.missing }}"}}
 RETRY_ALL = RetryPolicy(max_attempts=2, initial_interval=1, when="true")
 
 
@@ -66,7 +69,7 @@ def test_a_delay_that_is_over_succeeds() -> None:
 def test_a_timer_of_an_earlier_attempt_does_not_cut_the_wait_for_the_next_short() -> None:
     state = started(node("w", "work", retry=RetryPolicy(max_attempts=3)))
     for claim_id in ("first", "second"):
-        decide.claim(state, state.root.nodes[0], worker="w", claim_id=claim_id)
+        decide.claim(state, state.root.nodes[0], state.root.nodes[0].epoch, worker="w", claim_id=claim_id)
         failure = Failure("BUSY", "", retryable=True)
         decide.report_failure(state, state.root.nodes[0], state.root.nodes[0].epoch, failure)
         if claim_id == "first":
@@ -104,3 +107,25 @@ def test_a_run_with_too_many_events_runs_no_more_nodes() -> None:
     assert decide.refuse(state, worker, failure) is Verdict.ACCEPTED
     assert (state.status, failure.reason) == (RunStatus.FAILED, "TOO_MANY_EVENTS")
     assert "2 events" in failure.message
+
+
+def test_a_claim_that_was_under_way_while_the_node_was_run_gets_nothing() -> None:
+    state = started(node("w", "work", retry=RetryPolicy(max_attempts=3)))
+    (work,) = state.root.nodes
+    decide.claim(state, work, 0, worker="w", claim_id="answered at another executor")
+    decide.report_failure(state, work, 1, Failure("BUSY", "", retryable=True))
+    decide.wake(state, work, 1)
+
+    late = decide.claim(state, work, 0, worker="w", claim_id="answered at another executor")
+
+    assert late is Verdict.STALE
+    assert work.status is NodeStatus.READY
+
+
+def test_no_job_is_made_of_a_node_whose_item_failed_as_it_became_ready() -> None:
+    body = {"nodes": [{"key": "w", "type": "work"}, {"key": "t", "type": "transform", "config": FAILS}]}
+    state = started(node("m", "map", {"items": [1], "body": body, "on_item_error": "continue"}), node("other", "work"))
+
+    taken = _claim_successors(state, 0, "worker", claim_id="c", free_slots=9, queues=frozenset({"default"}))
+
+    assert [found.spec.key for found in taken] == ["other"]

@@ -55,7 +55,8 @@ def there_and_back(definition: dict[str, object]) -> object:
 
 def test_a_definition_survives_the_way_there_and_back():
     edge = {"id": "e", "source": "a", "target": "b", "source_port": "error", "target_port": "in"}
-    given_one = {"nodes": [NODE, BARE], "edges": [edge], "timeout_seconds": 3600}
+    limits = {"max_running_runs": 3, "concurrency": {"key": "input.customer", "max": 1}}
+    given_one = {"nodes": [NODE, BARE], "edges": [edge], "timeout_seconds": 3600, "limits": limits}
     expected = given_one | {"nodes": [NODE, DEFAULTS | BARE]}
     assert there_and_back(given_one) == expected
 

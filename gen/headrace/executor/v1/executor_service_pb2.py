@@ -25,56 +25,65 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from headrace.common.v1 import value_pb2 as headrace_dot_common_dot_v1_dot_value__pb2
+from headrace.executor.v1 import limits_pb2 as headrace_dot_executor_dot_v1_dot_limits__pb2
 from headrace.executor.v1 import run_pb2 as headrace_dot_executor_dot_v1_dot_run__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+headrace/executor/v1/executor_service.proto\x12\x14headrace.executor.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1eheadrace/common/v1/value.proto\x1a\x1eheadrace/executor/v1/run.proto\"\xf5\x01\n\x0fStartRunRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x02 \x01(\t\x12\x10\n\x06number\x18\x03 \x01(\x05H\x00\x12\x10\n\x06latest\x18\x04 \x01(\x08H\x00\x12\x0f\n\x05\x64raft\x18\x05 \x01(\x08H\x00\x12\'\n\x05input\x18\x06 \x01(\x0b\x32\x18.headrace.common.v1.Json\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12\'\n\x04wait\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nstarted_by\x18\t \x01(\tB\n\n\x08selector\":\n\x10StartRunResponse\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.headrace.executor.v1.Run\"0\n\tNodePlace\x12\x10\n\x08node_key\x18\x01 \x01(\t\x12\x11\n\titem_path\x18\x02 \x01(\t\"h\n\x0cNodeOverride\x12.\n\x05place\x18\x01 \x01(\x0b\x32\x1f.headrace.executor.v1.NodePlace\x12(\n\x06output\x18\x02 \x01(\x0b\x32\x18.headrace.common.v1.Json\"\xbf\x02\n\x0fRerunRunRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12.\n\x05start\x18\x03 \x01(\x0b\x32\x1f.headrace.executor.v1.NodePlace\x12\x35\n\toverrides\x18\x04 \x03(\x0b\x32\".headrace.executor.v1.NodeOverride\x12\'\n\x05input\x18\x05 \x01(\x0b\x32\x18.headrace.common.v1.Json\x12\x10\n\x06number\x18\x06 \x01(\x05H\x00\x12\x10\n\x06latest\x18\x07 \x01(\x08H\x00\x12\x0f\n\x05\x64raft\x18\x08 \x01(\x08H\x00\x12\x0f\n\x07\x63onfirm\x18\t \x01(\x08\x12\x12\n\nrequest_id\x18\n \x01(\t\x12\x12\n\nstarted_by\x18\x0b \x01(\tB\n\n\x08selector\":\n\x10RerunRunResponse\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.headrace.executor.v1.Run\"3\n\rGetRunRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\"8\n\x0eGetRunResponse\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.headrace.executor.v1.Run\"\xfb\x01\n\x0fListRunsRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x31\n\x08statuses\x18\x04 \x03(\x0e\x32\x1f.headrace.executor.v1.RunStatus\x12\x13\n\x0bworkflow_id\x18\x05 \x01(\t\x12\x31\n\rcreated_after\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0e\x63reated_before\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"T\n\x10ListRunsResponse\x12\'\n\x04runs\x18\x01 \x03(\x0b\x32\x19.headrace.executor.v1.Run\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"f\n\x19ListNodeExecutionsRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"s\n\x1aListNodeExecutionsResponse\x12<\n\x0fnode_executions\x18\x01 \x03(\x0b\x32#.headrace.executor.v1.NodeExecution\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"e\n\x14ListRunEventsRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x03 \x01(\x03\x12\x11\n\tpage_size\x18\x04 \x01(\x05\"Y\n\x15ListRunEventsResponse\x12.\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1e.headrace.executor.v1.RunEvent\x12\x10\n\x08has_more\x18\x02 \x01(\x08\"N\n\x10\x46ollowRunRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x03 \x01(\x03\"B\n\x11\x46ollowRunResponse\x12-\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1e.headrace.executor.v1.RunEvent\"6\n\x10\x43\x61ncelRunRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\";\n\x11\x43\x61ncelRunResponse\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.headrace.executor.v1.Run\"\x16\n\x14ListNodeTypesRequest\"K\n\x15ListNodeTypesResponse\x12\x32\n\nnode_types\x18\x01 \x03(\x0b\x32\x1e.headrace.executor.v1.NodeType2\x82\x07\n\x0f\x45xecutorService\x12Y\n\x08StartRun\x12%.headrace.executor.v1.StartRunRequest\x1a&.headrace.executor.v1.StartRunResponse\x12S\n\x06GetRun\x12#.headrace.executor.v1.GetRunRequest\x1a$.headrace.executor.v1.GetRunResponse\x12Y\n\x08ListRuns\x12%.headrace.executor.v1.ListRunsRequest\x1a&.headrace.executor.v1.ListRunsResponse\x12w\n\x12ListNodeExecutions\x12/.headrace.executor.v1.ListNodeExecutionsRequest\x1a\x30.headrace.executor.v1.ListNodeExecutionsResponse\x12h\n\rListRunEvents\x12*.headrace.executor.v1.ListRunEventsRequest\x1a+.headrace.executor.v1.ListRunEventsResponse\x12^\n\tFollowRun\x12&.headrace.executor.v1.FollowRunRequest\x1a\'.headrace.executor.v1.FollowRunResponse0\x01\x12\\\n\tCancelRun\x12&.headrace.executor.v1.CancelRunRequest\x1a\'.headrace.executor.v1.CancelRunResponse\x12Y\n\x08RerunRun\x12%.headrace.executor.v1.RerunRunRequest\x1a&.headrace.executor.v1.RerunRunResponse\x12h\n\rListNodeTypes\x12*.headrace.executor.v1.ListNodeTypesRequest\x1a+.headrace.executor.v1.ListNodeTypesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+headrace/executor/v1/executor_service.proto\x12\x14headrace.executor.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1eheadrace/common/v1/value.proto\x1a!headrace/executor/v1/limits.proto\x1a\x1eheadrace/executor/v1/run.proto\"\x87\x02\n\x0fStartRunRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x02 \x01(\t\x12\x10\n\x06number\x18\x03 \x01(\x05H\x00\x12\x10\n\x06latest\x18\x04 \x01(\x08H\x00\x12\x0f\n\x05\x64raft\x18\x05 \x01(\x08H\x00\x12\'\n\x05input\x18\x06 \x01(\x0b\x32\x18.headrace.common.v1.Json\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12\'\n\x04wait\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nstarted_by\x18\t \x01(\t\x12\x10\n\x08priority\x18\n \x01(\x05\x42\n\n\x08selector\":\n\x10StartRunResponse\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.headrace.executor.v1.Run\"0\n\tNodePlace\x12\x10\n\x08node_key\x18\x01 \x01(\t\x12\x11\n\titem_path\x18\x02 \x01(\t\"h\n\x0cNodeOverride\x12.\n\x05place\x18\x01 \x01(\x0b\x32\x1f.headrace.executor.v1.NodePlace\x12(\n\x06output\x18\x02 \x01(\x0b\x32\x18.headrace.common.v1.Json\"\xbf\x02\n\x0fRerunRunRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12.\n\x05start\x18\x03 \x01(\x0b\x32\x1f.headrace.executor.v1.NodePlace\x12\x35\n\toverrides\x18\x04 \x03(\x0b\x32\".headrace.executor.v1.NodeOverride\x12\'\n\x05input\x18\x05 \x01(\x0b\x32\x18.headrace.common.v1.Json\x12\x10\n\x06number\x18\x06 \x01(\x05H\x00\x12\x10\n\x06latest\x18\x07 \x01(\x08H\x00\x12\x0f\n\x05\x64raft\x18\x08 \x01(\x08H\x00\x12\x0f\n\x07\x63onfirm\x18\t \x01(\x08\x12\x12\n\nrequest_id\x18\n \x01(\t\x12\x12\n\nstarted_by\x18\x0b \x01(\tB\n\n\x08selector\":\n\x10RerunRunResponse\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.headrace.executor.v1.Run\"3\n\rGetRunRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\"8\n\x0eGetRunResponse\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.headrace.executor.v1.Run\"\xfb\x01\n\x0fListRunsRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x31\n\x08statuses\x18\x04 \x03(\x0e\x32\x1f.headrace.executor.v1.RunStatus\x12\x13\n\x0bworkflow_id\x18\x05 \x01(\t\x12\x31\n\rcreated_after\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0e\x63reated_before\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"T\n\x10ListRunsResponse\x12\'\n\x04runs\x18\x01 \x03(\x0b\x32\x19.headrace.executor.v1.Run\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"f\n\x19ListNodeExecutionsRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"s\n\x1aListNodeExecutionsResponse\x12<\n\x0fnode_executions\x18\x01 \x03(\x0b\x32#.headrace.executor.v1.NodeExecution\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"e\n\x14ListRunEventsRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x03 \x01(\x03\x12\x11\n\tpage_size\x18\x04 \x01(\x05\"Y\n\x15ListRunEventsResponse\x12.\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1e.headrace.executor.v1.RunEvent\x12\x10\n\x08has_more\x18\x02 \x01(\x08\"N\n\x10\x46ollowRunRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x03 \x01(\x03\"B\n\x11\x46ollowRunResponse\x12-\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1e.headrace.executor.v1.RunEvent\"6\n\x10\x43\x61ncelRunRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\";\n\x11\x43\x61ncelRunResponse\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.headrace.executor.v1.Run\"\x16\n\x14ListNodeTypesRequest\"K\n\x15ListNodeTypesResponse\x12\x32\n\nnode_types\x18\x01 \x03(\x0b\x32\x1e.headrace.executor.v1.NodeType\"-\n\x17GetProjectLimitsRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\"O\n\x18GetProjectLimitsResponse\x12\x33\n\x06limits\x18\x01 \x01(\x0b\x32#.headrace.executor.v1.LimitsInForce\"b\n\x17SetProjectLimitsRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x33\n\x06limits\x18\x02 \x01(\x0b\x32#.headrace.executor.v1.ProjectLimits\"O\n\x18SetProjectLimitsResponse\x12\x33\n\x06limits\x18\x01 \x01(\x0b\x32#.headrace.executor.v1.LimitsInForce2\xe8\x08\n\x0f\x45xecutorService\x12Y\n\x08StartRun\x12%.headrace.executor.v1.StartRunRequest\x1a&.headrace.executor.v1.StartRunResponse\x12S\n\x06GetRun\x12#.headrace.executor.v1.GetRunRequest\x1a$.headrace.executor.v1.GetRunResponse\x12Y\n\x08ListRuns\x12%.headrace.executor.v1.ListRunsRequest\x1a&.headrace.executor.v1.ListRunsResponse\x12w\n\x12ListNodeExecutions\x12/.headrace.executor.v1.ListNodeExecutionsRequest\x1a\x30.headrace.executor.v1.ListNodeExecutionsResponse\x12h\n\rListRunEvents\x12*.headrace.executor.v1.ListRunEventsRequest\x1a+.headrace.executor.v1.ListRunEventsResponse\x12^\n\tFollowRun\x12&.headrace.executor.v1.FollowRunRequest\x1a\'.headrace.executor.v1.FollowRunResponse0\x01\x12\\\n\tCancelRun\x12&.headrace.executor.v1.CancelRunRequest\x1a\'.headrace.executor.v1.CancelRunResponse\x12Y\n\x08RerunRun\x12%.headrace.executor.v1.RerunRunRequest\x1a&.headrace.executor.v1.RerunRunResponse\x12h\n\rListNodeTypes\x12*.headrace.executor.v1.ListNodeTypesRequest\x1a+.headrace.executor.v1.ListNodeTypesResponse\x12q\n\x10GetProjectLimits\x12-.headrace.executor.v1.GetProjectLimitsRequest\x1a..headrace.executor.v1.GetProjectLimitsResponse\x12q\n\x10SetProjectLimits\x12-.headrace.executor.v1.SetProjectLimitsRequest\x1a..headrace.executor.v1.SetProjectLimitsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'headrace.executor.v1.executor_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_STARTRUNREQUEST']._serialized_start=199
-  _globals['_STARTRUNREQUEST']._serialized_end=444
-  _globals['_STARTRUNRESPONSE']._serialized_start=446
-  _globals['_STARTRUNRESPONSE']._serialized_end=504
-  _globals['_NODEPLACE']._serialized_start=506
-  _globals['_NODEPLACE']._serialized_end=554
-  _globals['_NODEOVERRIDE']._serialized_start=556
-  _globals['_NODEOVERRIDE']._serialized_end=660
-  _globals['_RERUNRUNREQUEST']._serialized_start=663
-  _globals['_RERUNRUNREQUEST']._serialized_end=982
-  _globals['_RERUNRUNRESPONSE']._serialized_start=984
-  _globals['_RERUNRUNRESPONSE']._serialized_end=1042
-  _globals['_GETRUNREQUEST']._serialized_start=1044
-  _globals['_GETRUNREQUEST']._serialized_end=1095
-  _globals['_GETRUNRESPONSE']._serialized_start=1097
-  _globals['_GETRUNRESPONSE']._serialized_end=1153
-  _globals['_LISTRUNSREQUEST']._serialized_start=1156
-  _globals['_LISTRUNSREQUEST']._serialized_end=1407
-  _globals['_LISTRUNSRESPONSE']._serialized_start=1409
-  _globals['_LISTRUNSRESPONSE']._serialized_end=1493
-  _globals['_LISTNODEEXECUTIONSREQUEST']._serialized_start=1495
-  _globals['_LISTNODEEXECUTIONSREQUEST']._serialized_end=1597
-  _globals['_LISTNODEEXECUTIONSRESPONSE']._serialized_start=1599
-  _globals['_LISTNODEEXECUTIONSRESPONSE']._serialized_end=1714
-  _globals['_LISTRUNEVENTSREQUEST']._serialized_start=1716
-  _globals['_LISTRUNEVENTSREQUEST']._serialized_end=1817
-  _globals['_LISTRUNEVENTSRESPONSE']._serialized_start=1819
-  _globals['_LISTRUNEVENTSRESPONSE']._serialized_end=1908
-  _globals['_FOLLOWRUNREQUEST']._serialized_start=1910
-  _globals['_FOLLOWRUNREQUEST']._serialized_end=1988
-  _globals['_FOLLOWRUNRESPONSE']._serialized_start=1990
-  _globals['_FOLLOWRUNRESPONSE']._serialized_end=2056
-  _globals['_CANCELRUNREQUEST']._serialized_start=2058
-  _globals['_CANCELRUNREQUEST']._serialized_end=2112
-  _globals['_CANCELRUNRESPONSE']._serialized_start=2114
-  _globals['_CANCELRUNRESPONSE']._serialized_end=2173
-  _globals['_LISTNODETYPESREQUEST']._serialized_start=2175
-  _globals['_LISTNODETYPESREQUEST']._serialized_end=2197
-  _globals['_LISTNODETYPESRESPONSE']._serialized_start=2199
-  _globals['_LISTNODETYPESRESPONSE']._serialized_end=2274
-  _globals['_EXECUTORSERVICE']._serialized_start=2277
-  _globals['_EXECUTORSERVICE']._serialized_end=3175
+  _globals['_STARTRUNREQUEST']._serialized_start=234
+  _globals['_STARTRUNREQUEST']._serialized_end=497
+  _globals['_STARTRUNRESPONSE']._serialized_start=499
+  _globals['_STARTRUNRESPONSE']._serialized_end=557
+  _globals['_NODEPLACE']._serialized_start=559
+  _globals['_NODEPLACE']._serialized_end=607
+  _globals['_NODEOVERRIDE']._serialized_start=609
+  _globals['_NODEOVERRIDE']._serialized_end=713
+  _globals['_RERUNRUNREQUEST']._serialized_start=716
+  _globals['_RERUNRUNREQUEST']._serialized_end=1035
+  _globals['_RERUNRUNRESPONSE']._serialized_start=1037
+  _globals['_RERUNRUNRESPONSE']._serialized_end=1095
+  _globals['_GETRUNREQUEST']._serialized_start=1097
+  _globals['_GETRUNREQUEST']._serialized_end=1148
+  _globals['_GETRUNRESPONSE']._serialized_start=1150
+  _globals['_GETRUNRESPONSE']._serialized_end=1206
+  _globals['_LISTRUNSREQUEST']._serialized_start=1209
+  _globals['_LISTRUNSREQUEST']._serialized_end=1460
+  _globals['_LISTRUNSRESPONSE']._serialized_start=1462
+  _globals['_LISTRUNSRESPONSE']._serialized_end=1546
+  _globals['_LISTNODEEXECUTIONSREQUEST']._serialized_start=1548
+  _globals['_LISTNODEEXECUTIONSREQUEST']._serialized_end=1650
+  _globals['_LISTNODEEXECUTIONSRESPONSE']._serialized_start=1652
+  _globals['_LISTNODEEXECUTIONSRESPONSE']._serialized_end=1767
+  _globals['_LISTRUNEVENTSREQUEST']._serialized_start=1769
+  _globals['_LISTRUNEVENTSREQUEST']._serialized_end=1870
+  _globals['_LISTRUNEVENTSRESPONSE']._serialized_start=1872
+  _globals['_LISTRUNEVENTSRESPONSE']._serialized_end=1961
+  _globals['_FOLLOWRUNREQUEST']._serialized_start=1963
+  _globals['_FOLLOWRUNREQUEST']._serialized_end=2041
+  _globals['_FOLLOWRUNRESPONSE']._serialized_start=2043
+  _globals['_FOLLOWRUNRESPONSE']._serialized_end=2109
+  _globals['_CANCELRUNREQUEST']._serialized_start=2111
+  _globals['_CANCELRUNREQUEST']._serialized_end=2165
+  _globals['_CANCELRUNRESPONSE']._serialized_start=2167
+  _globals['_CANCELRUNRESPONSE']._serialized_end=2226
+  _globals['_LISTNODETYPESREQUEST']._serialized_start=2228
+  _globals['_LISTNODETYPESREQUEST']._serialized_end=2250
+  _globals['_LISTNODETYPESRESPONSE']._serialized_start=2252
+  _globals['_LISTNODETYPESRESPONSE']._serialized_end=2327
+  _globals['_GETPROJECTLIMITSREQUEST']._serialized_start=2329
+  _globals['_GETPROJECTLIMITSREQUEST']._serialized_end=2374
+  _globals['_GETPROJECTLIMITSRESPONSE']._serialized_start=2376
+  _globals['_GETPROJECTLIMITSRESPONSE']._serialized_end=2455
+  _globals['_SETPROJECTLIMITSREQUEST']._serialized_start=2457
+  _globals['_SETPROJECTLIMITSREQUEST']._serialized_end=2555
+  _globals['_SETPROJECTLIMITSRESPONSE']._serialized_start=2557
+  _globals['_SETPROJECTLIMITSRESPONSE']._serialized_end=2636
+  _globals['_EXECUTORSERVICE']._serialized_start=2639
+  _globals['_EXECUTORSERVICE']._serialized_end=3767
 # @@protoc_insertion_point(module_scope)

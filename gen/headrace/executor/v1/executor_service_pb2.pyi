@@ -10,6 +10,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from headrace.common.v1 import value_pb2 as _value_pb2
+from headrace.executor.v1 import limits_pb2 as _limits_pb2
 from headrace.executor.v1 import run_pb2 as _run_pb2
 import builtins as _builtins
 import sys
@@ -37,6 +38,7 @@ class StartRunRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     WAIT_FIELD_NUMBER: _builtins.int
     STARTED_BY_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     project_id: _builtins.str
     """UUID."""
     workflow_id: _builtins.str
@@ -51,6 +53,8 @@ class StartRunRequest(_message.Message):
     """Optional idempotency key."""
     started_by: _builtins.str
     """UUID of the user who started it; empty when a machine did."""
+    priority: _builtins.int
+    """From -100 to 100, inside its project only: what is ready goes by priority, then by age."""
     @_builtins.property
     def input(self) -> _value_pb2.Json:
         """Any JSON; absent = {}."""
@@ -71,10 +75,11 @@ class StartRunRequest(_message.Message):
         request_id: _builtins.str = ...,
         wait: _duration_pb2.Duration | None = ...,
         started_by: _builtins.str = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["draft", b"draft", "input", b"input", "latest", b"latest", "number", b"number", "selector", b"selector", "wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["draft", b"draft", "input", b"input", "latest", b"latest", "number", b"number", "project_id", b"project_id", "request_id", b"request_id", "selector", b"selector", "started_by", b"started_by", "wait", b"wait", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draft", b"draft", "input", b"input", "latest", b"latest", "number", b"number", "priority", b"priority", "project_id", b"project_id", "request_id", b"request_id", "selector", b"selector", "started_by", b"started_by", "wait", b"wait", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_selector: _TypeAlias = _typing.Literal["number", "latest", "draft"]  # noqa: Y015
     _WhichOneofArgType_selector: _TypeAlias = _typing.Literal["selector", b"selector"]  # noqa: Y015
@@ -654,3 +659,101 @@ class ListNodeTypesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListNodeTypesResponse: _TypeAlias = ListNodeTypesResponse  # noqa: Y015
+
+@_typing.final
+class GetProjectLimitsRequest(_message.Message):
+    """GetProjectLimitsRequest names a project."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """UUID."""
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["project_id", b"project_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetProjectLimitsRequest: _TypeAlias = GetProjectLimitsRequest  # noqa: Y015
+
+@_typing.final
+class GetProjectLimitsResponse(_message.Message):
+    """GetProjectLimitsResponse holds what counts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIMITS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def limits(self) -> _limits_pb2.LimitsInForce:
+        """All of them."""
+
+    def __init__(
+        self,
+        *,
+        limits: _limits_pb2.LimitsInForce | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetProjectLimitsResponse: _TypeAlias = GetProjectLimitsResponse  # noqa: Y015
+
+@_typing.final
+class SetProjectLimitsRequest(_message.Message):
+    """SetProjectLimitsRequest says what the project may use."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """UUID."""
+    @_builtins.property
+    def limits(self) -> _limits_pb2.ProjectLimits:
+        """All of them; what is absent is not limited."""
+
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        limits: _limits_pb2.ProjectLimits | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "project_id", b"project_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetProjectLimitsRequest: _TypeAlias = SetProjectLimitsRequest  # noqa: Y015
+
+@_typing.final
+class SetProjectLimitsResponse(_message.Message):
+    """SetProjectLimitsResponse holds what counts from now on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIMITS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def limits(self) -> _limits_pb2.LimitsInForce:
+        """All of them."""
+
+    def __init__(
+        self,
+        *,
+        limits: _limits_pb2.LimitsInForce | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetProjectLimitsResponse: _TypeAlias = SetProjectLimitsResponse  # noqa: Y015

@@ -80,6 +80,16 @@ class ExecutorServiceStub:
                 request_serializer=headrace_dot_executor_dot_v1_dot_executor__service__pb2.ListNodeTypesRequest.SerializeToString,
                 response_deserializer=headrace_dot_executor_dot_v1_dot_executor__service__pb2.ListNodeTypesResponse.FromString,
                 _registered_method=True)
+        self.GetProjectLimits = channel.unary_unary(
+                '/headrace.executor.v1.ExecutorService/GetProjectLimits',
+                request_serializer=headrace_dot_executor_dot_v1_dot_executor__service__pb2.GetProjectLimitsRequest.SerializeToString,
+                response_deserializer=headrace_dot_executor_dot_v1_dot_executor__service__pb2.GetProjectLimitsResponse.FromString,
+                _registered_method=True)
+        self.SetProjectLimits = channel.unary_unary(
+                '/headrace.executor.v1.ExecutorService/SetProjectLimits',
+                request_serializer=headrace_dot_executor_dot_v1_dot_executor__service__pb2.SetProjectLimitsRequest.SerializeToString,
+                response_deserializer=headrace_dot_executor_dot_v1_dot_executor__service__pb2.SetProjectLimitsResponse.FromString,
+                _registered_method=True)
 
 
 class ExecutorServiceServicer:
@@ -88,7 +98,9 @@ class ExecutorServiceServicer:
 
     def StartRun(self, request, context):
         """StartRun accepts a run: when it answers, the run is committed and will end. Idempotent by request_id. Fails with
-        WORKFLOW_NOT_FOUND, VERSION_NOT_FOUND, INVALID_DEFINITION, INPUT_TOO_LARGE, IDEMPOTENCY_KEY_REUSED.
+        WORKFLOW_NOT_FOUND, VERSION_NOT_FOUND, INVALID_DEFINITION, INPUT_TOO_LARGE, INVALID_PRIORITY,
+        CONCURRENCY_KEY_FAILED, IDEMPOTENCY_KEY_REUSED; and, to be tried again later, with OPEN_RUNS_LIMIT,
+        QUEUED_NODES_LIMIT, WORKERS_BEHIND, EXECUTOR_BEHIND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -155,6 +167,21 @@ class ExecutorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetProjectLimits(self, request, context):
+        """GetProjectLimits returns what a project may use.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetProjectLimits(self, request, context):
+        """SetProjectLimits replaces what the project itself has set. Idempotent. Fails with INVALID_LIMITS, which lists all
+        that is wrong, also what is over the operator's ceilings.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ExecutorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -202,6 +229,16 @@ def add_ExecutorServiceServicer_to_server(servicer, server):
                     servicer.ListNodeTypes,
                     request_deserializer=headrace_dot_executor_dot_v1_dot_executor__service__pb2.ListNodeTypesRequest.FromString,
                     response_serializer=headrace_dot_executor_dot_v1_dot_executor__service__pb2.ListNodeTypesResponse.SerializeToString,
+            ),
+            'GetProjectLimits': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetProjectLimits,
+                    request_deserializer=headrace_dot_executor_dot_v1_dot_executor__service__pb2.GetProjectLimitsRequest.FromString,
+                    response_serializer=headrace_dot_executor_dot_v1_dot_executor__service__pb2.GetProjectLimitsResponse.SerializeToString,
+            ),
+            'SetProjectLimits': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetProjectLimits,
+                    request_deserializer=headrace_dot_executor_dot_v1_dot_executor__service__pb2.SetProjectLimitsRequest.FromString,
+                    response_serializer=headrace_dot_executor_dot_v1_dot_executor__service__pb2.SetProjectLimitsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -448,6 +485,60 @@ class ExecutorService:
             '/headrace.executor.v1.ExecutorService/ListNodeTypes',
             headrace_dot_executor_dot_v1_dot_executor__service__pb2.ListNodeTypesRequest.SerializeToString,
             headrace_dot_executor_dot_v1_dot_executor__service__pb2.ListNodeTypesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetProjectLimits(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.executor.v1.ExecutorService/GetProjectLimits',
+            headrace_dot_executor_dot_v1_dot_executor__service__pb2.GetProjectLimitsRequest.SerializeToString,
+            headrace_dot_executor_dot_v1_dot_executor__service__pb2.GetProjectLimitsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetProjectLimits(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.executor.v1.ExecutorService/SetProjectLimits',
+            headrace_dot_executor_dot_v1_dot_executor__service__pb2.SetProjectLimitsRequest.SerializeToString,
+            headrace_dot_executor_dot_v1_dot_executor__service__pb2.SetProjectLimitsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,7 +35,9 @@ class ExecutorServiceStub:
     def __new__(cls, channel: _aio.Channel) -> ExecutorServiceAsyncStub: ...
     StartRun: _grpc.UnaryUnaryMultiCallable[_executor_service_pb2.StartRunRequest, _executor_service_pb2.StartRunResponse]
     """StartRun accepts a run: when it answers, the run is committed and will end. Idempotent by request_id. Fails with
-    WORKFLOW_NOT_FOUND, VERSION_NOT_FOUND, INVALID_DEFINITION, INPUT_TOO_LARGE, IDEMPOTENCY_KEY_REUSED.
+    WORKFLOW_NOT_FOUND, VERSION_NOT_FOUND, INVALID_DEFINITION, INPUT_TOO_LARGE, INVALID_PRIORITY,
+    CONCURRENCY_KEY_FAILED, IDEMPOTENCY_KEY_REUSED; and, to be tried again later, with OPEN_RUNS_LIMIT,
+    QUEUED_NODES_LIMIT, WORKERS_BEHIND, EXECUTOR_BEHIND.
     """
     GetRun: _grpc.UnaryUnaryMultiCallable[_executor_service_pb2.GetRunRequest, _executor_service_pb2.GetRunResponse]
     """GetRun returns a run."""
@@ -61,6 +63,12 @@ class ExecutorServiceStub:
     """
     ListNodeTypes: _grpc.UnaryUnaryMultiCallable[_executor_service_pb2.ListNodeTypesRequest, _executor_service_pb2.ListNodeTypesResponse]
     """ListNodeTypes returns the catalogue by name."""
+    GetProjectLimits: _grpc.UnaryUnaryMultiCallable[_executor_service_pb2.GetProjectLimitsRequest, _executor_service_pb2.GetProjectLimitsResponse]
+    """GetProjectLimits returns what a project may use."""
+    SetProjectLimits: _grpc.UnaryUnaryMultiCallable[_executor_service_pb2.SetProjectLimitsRequest, _executor_service_pb2.SetProjectLimitsResponse]
+    """SetProjectLimits replaces what the project itself has set. Idempotent. Fails with INVALID_LIMITS, which lists all
+    that is wrong, also what is over the operator's ceilings.
+    """
 
 @_typing.type_check_only
 class ExecutorServiceAsyncStub(ExecutorServiceStub):
@@ -69,7 +77,9 @@ class ExecutorServiceAsyncStub(ExecutorServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     StartRun: _aio.UnaryUnaryMultiCallable[_executor_service_pb2.StartRunRequest, _executor_service_pb2.StartRunResponse]  # type: ignore[assignment]
     """StartRun accepts a run: when it answers, the run is committed and will end. Idempotent by request_id. Fails with
-    WORKFLOW_NOT_FOUND, VERSION_NOT_FOUND, INVALID_DEFINITION, INPUT_TOO_LARGE, IDEMPOTENCY_KEY_REUSED.
+    WORKFLOW_NOT_FOUND, VERSION_NOT_FOUND, INVALID_DEFINITION, INPUT_TOO_LARGE, INVALID_PRIORITY,
+    CONCURRENCY_KEY_FAILED, IDEMPOTENCY_KEY_REUSED; and, to be tried again later, with OPEN_RUNS_LIMIT,
+    QUEUED_NODES_LIMIT, WORKERS_BEHIND, EXECUTOR_BEHIND.
     """
     GetRun: _aio.UnaryUnaryMultiCallable[_executor_service_pb2.GetRunRequest, _executor_service_pb2.GetRunResponse]  # type: ignore[assignment]
     """GetRun returns a run."""
@@ -95,6 +105,12 @@ class ExecutorServiceAsyncStub(ExecutorServiceStub):
     """
     ListNodeTypes: _aio.UnaryUnaryMultiCallable[_executor_service_pb2.ListNodeTypesRequest, _executor_service_pb2.ListNodeTypesResponse]  # type: ignore[assignment]
     """ListNodeTypes returns the catalogue by name."""
+    GetProjectLimits: _aio.UnaryUnaryMultiCallable[_executor_service_pb2.GetProjectLimitsRequest, _executor_service_pb2.GetProjectLimitsResponse]  # type: ignore[assignment]
+    """GetProjectLimits returns what a project may use."""
+    SetProjectLimits: _aio.UnaryUnaryMultiCallable[_executor_service_pb2.SetProjectLimitsRequest, _executor_service_pb2.SetProjectLimitsResponse]  # type: ignore[assignment]
+    """SetProjectLimits replaces what the project itself has set. Idempotent. Fails with INVALID_LIMITS, which lists all
+    that is wrong, also what is over the operator's ceilings.
+    """
 
 class ExecutorServiceServicer(metaclass=_abc_1.ABCMeta):
     """ExecutorService owns runs. A run of another project is RUN_NOT_FOUND."""
@@ -106,7 +122,9 @@ class ExecutorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_executor_service_pb2.StartRunResponse, _abc.Awaitable[_executor_service_pb2.StartRunResponse]]:
         """StartRun accepts a run: when it answers, the run is committed and will end. Idempotent by request_id. Fails with
-        WORKFLOW_NOT_FOUND, VERSION_NOT_FOUND, INVALID_DEFINITION, INPUT_TOO_LARGE, IDEMPOTENCY_KEY_REUSED.
+        WORKFLOW_NOT_FOUND, VERSION_NOT_FOUND, INVALID_DEFINITION, INPUT_TOO_LARGE, INVALID_PRIORITY,
+        CONCURRENCY_KEY_FAILED, IDEMPOTENCY_KEY_REUSED; and, to be tried again later, with OPEN_RUNS_LIMIT,
+        QUEUED_NODES_LIMIT, WORKERS_BEHIND, EXECUTOR_BEHIND.
         """
 
     @_abc_1.abstractmethod
@@ -180,5 +198,23 @@ class ExecutorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_executor_service_pb2.ListNodeTypesResponse, _abc.Awaitable[_executor_service_pb2.ListNodeTypesResponse]]:
         """ListNodeTypes returns the catalogue by name."""
+
+    @_abc_1.abstractmethod
+    def GetProjectLimits(
+        self,
+        request: _executor_service_pb2.GetProjectLimitsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_executor_service_pb2.GetProjectLimitsResponse, _abc.Awaitable[_executor_service_pb2.GetProjectLimitsResponse]]:
+        """GetProjectLimits returns what a project may use."""
+
+    @_abc_1.abstractmethod
+    def SetProjectLimits(
+        self,
+        request: _executor_service_pb2.SetProjectLimitsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_executor_service_pb2.SetProjectLimitsResponse, _abc.Awaitable[_executor_service_pb2.SetProjectLimitsResponse]]:
+        """SetProjectLimits replaces what the project itself has set. Idempotent. Fails with INVALID_LIMITS, which lists all
+        that is wrong, also what is over the operator's ceilings.
+        """
 
 def add_ExecutorServiceServicer_to_server(servicer: ExecutorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

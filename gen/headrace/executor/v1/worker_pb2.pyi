@@ -60,22 +60,26 @@ class JobRef(_message.Message):
     RUN_ID_FIELD_NUMBER: _builtins.int
     NODE_KEY_FIELD_NUMBER: _builtins.int
     ITEM_PATH_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """UUID."""
     node_key: _builtins.str
     """Key of the node."""
     item_path: _builtins.str
     """Place inside maps, loops and sub-workflows; empty at the top."""
+    epoch: _builtins.int
+    """In wake-ups and claims: the epoch at which it is ready. A claim that comes late finds another one and gets nothing."""
     def __init__(
         self,
         *,
         run_id: _builtins.str = ...,
         node_key: _builtins.str = ...,
         item_path: _builtins.str = ...,
+        epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["item_path", b"item_path", "node_key", b"node_key", "run_id", b"run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "item_path", b"item_path", "node_key", b"node_key", "run_id", b"run_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -522,15 +526,23 @@ class HeartbeatRequest(_message.Message):
     HOST_FIELD_NUMBER: _builtins.int
     HELD_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
+    SLOTS_FIELD_NUMBER: _builtins.int
+    QUEUES_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     """Id of the worker process."""
     host: _builtins.str
     """Host name, for people."""
     draining: _builtins.bool
     """The worker takes no more work."""
+    slots: _builtins.int
+    """Node executions that it runs at a time."""
     @_builtins.property
     def held(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldJob]:
         """What the worker holds."""
+
+    @_builtins.property
+    def queues(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Queues that it serves."""
 
     def __init__(
         self,
@@ -539,10 +551,12 @@ class HeartbeatRequest(_message.Message):
         host: _builtins.str = ...,
         held: _abc.Iterable[Global___HeldJob] | None = ...,
         draining: _builtins.bool = ...,
+        slots: _builtins.int = ...,
+        queues: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "held", b"held", "host", b"host", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "held", b"held", "host", b"host", "queues", b"queues", "slots", b"slots", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

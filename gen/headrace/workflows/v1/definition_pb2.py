@@ -27,23 +27,27 @@ from headrace.common.v1 import retry_pb2 as headrace_dot_common_dot_v1_dot_retry
 from headrace.common.v1 import value_pb2 as headrace_dot_common_dot_v1_dot_value__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&headrace/workflows/v1/definition.proto\x12\x15headrace.workflows.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1eheadrace/common/v1/retry.proto\x1a\x1eheadrace/common/v1/value.proto\"\x90\x01\n\nDefinition\x12*\n\x05nodes\x18\x01 \x03(\x0b\x32\x1b.headrace.workflows.v1.Node\x12*\n\x05\x65\x64ges\x18\x02 \x03(\x0b\x32\x1b.headrace.workflows.v1.Edge\x12*\n\x07timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xd1\x02\n\x04Node\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x0c\n\x04name\x18\x04 \x01(\t\x12(\n\x06\x63onfig\x18\x05 \x01(\x0b\x32\x18.headrace.common.v1.Json\x12.\n\x05retry\x18\x06 \x01(\x0b\x32\x1f.headrace.common.v1.RetryPolicy\x12*\n\x07timeout\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x30\n\x08on_error\x18\x08 \x01(\x0e\x32\x1e.headrace.workflows.v1.OnError\x12\x31\n\x08position\x18\t \x01(\x0b\x32\x1f.headrace.workflows.v1.Position\x12)\n\x04join\x18\n \x01(\x0e\x32\x1b.headrace.workflows.v1.Join\"\\\n\x04\x45\x64ge\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x0e\n\x06target\x18\x03 \x01(\t\x12\x13\n\x0bsource_port\x18\x04 \x01(\t\x12\x13\n\x0btarget_port\x18\x05 \x01(\t\" \n\x08Position\x12\t\n\x01x\x18\x01 \x01(\x01\x12\t\n\x01y\x18\x02 \x01(\x01*M\n\x07OnError\x12\x18\n\x14ON_ERROR_UNSPECIFIED\x10\x00\x12\x11\n\rON_ERROR_FAIL\x10\x01\x12\x15\n\x11ON_ERROR_CONTINUE\x10\x02*8\n\x04Join\x12\x14\n\x10JOIN_UNSPECIFIED\x10\x00\x12\x0c\n\x08JOIN_ALL\x10\x01\x12\x0c\n\x08JOIN_ANY\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&headrace/workflows/v1/definition.proto\x12\x15headrace.workflows.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1eheadrace/common/v1/retry.proto\x1a\x1eheadrace/common/v1/value.proto\"\xc2\x01\n\nDefinition\x12*\n\x05nodes\x18\x01 \x03(\x0b\x32\x1b.headrace.workflows.v1.Node\x12*\n\x05\x65\x64ges\x18\x02 \x03(\x0b\x32\x1b.headrace.workflows.v1.Edge\x12*\n\x07timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x30\n\x06limits\x18\x04 \x01(\x0b\x32 .headrace.workflows.v1.RunLimits\"^\n\tRunLimits\x12\x18\n\x10max_running_runs\x18\x01 \x01(\x05\x12\x37\n\x0b\x63oncurrency\x18\x02 \x01(\x0b\x32\".headrace.workflows.v1.Concurrency\"\'\n\x0b\x43oncurrency\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0b\n\x03max\x18\x02 \x01(\x05\"\xd1\x02\n\x04Node\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x0c\n\x04name\x18\x04 \x01(\t\x12(\n\x06\x63onfig\x18\x05 \x01(\x0b\x32\x18.headrace.common.v1.Json\x12.\n\x05retry\x18\x06 \x01(\x0b\x32\x1f.headrace.common.v1.RetryPolicy\x12*\n\x07timeout\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x30\n\x08on_error\x18\x08 \x01(\x0e\x32\x1e.headrace.workflows.v1.OnError\x12\x31\n\x08position\x18\t \x01(\x0b\x32\x1f.headrace.workflows.v1.Position\x12)\n\x04join\x18\n \x01(\x0e\x32\x1b.headrace.workflows.v1.Join\"\\\n\x04\x45\x64ge\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x0e\n\x06target\x18\x03 \x01(\t\x12\x13\n\x0bsource_port\x18\x04 \x01(\t\x12\x13\n\x0btarget_port\x18\x05 \x01(\t\" \n\x08Position\x12\t\n\x01x\x18\x01 \x01(\x01\x12\t\n\x01y\x18\x02 \x01(\x01*M\n\x07OnError\x12\x18\n\x14ON_ERROR_UNSPECIFIED\x10\x00\x12\x11\n\rON_ERROR_FAIL\x10\x01\x12\x15\n\x11ON_ERROR_CONTINUE\x10\x02*8\n\x04Join\x12\x14\n\x10JOIN_UNSPECIFIED\x10\x00\x12\x0c\n\x08JOIN_ALL\x10\x01\x12\x0c\n\x08JOIN_ANY\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'headrace.workflows.v1.definition_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ONERROR']._serialized_start=776
-  _globals['_ONERROR']._serialized_end=853
-  _globals['_JOIN']._serialized_start=855
-  _globals['_JOIN']._serialized_end=911
+  _globals['_ONERROR']._serialized_start=963
+  _globals['_ONERROR']._serialized_end=1040
+  _globals['_JOIN']._serialized_start=1042
+  _globals['_JOIN']._serialized_end=1098
   _globals['_DEFINITION']._serialized_start=162
-  _globals['_DEFINITION']._serialized_end=306
-  _globals['_NODE']._serialized_start=309
-  _globals['_NODE']._serialized_end=646
-  _globals['_EDGE']._serialized_start=648
-  _globals['_EDGE']._serialized_end=740
-  _globals['_POSITION']._serialized_start=742
-  _globals['_POSITION']._serialized_end=774
+  _globals['_DEFINITION']._serialized_end=356
+  _globals['_RUNLIMITS']._serialized_start=358
+  _globals['_RUNLIMITS']._serialized_end=452
+  _globals['_CONCURRENCY']._serialized_start=454
+  _globals['_CONCURRENCY']._serialized_end=493
+  _globals['_NODE']._serialized_start=496
+  _globals['_NODE']._serialized_end=833
+  _globals['_EDGE']._serialized_start=835
+  _globals['_EDGE']._serialized_end=927
+  _globals['_POSITION']._serialized_start=929
+  _globals['_POSITION']._serialized_end=961
 # @@protoc_insertion_point(module_scope)

@@ -75,6 +75,7 @@ class Definition(_message.Message):
     NODES_FIELD_NUMBER: _builtins.int
     EDGES_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Node]:
         """In the order the author gave."""
@@ -87,20 +88,79 @@ class Definition(_message.Message):
     def timeout(self) -> _duration_pb2.Duration:
         """Longest time a run may take from its start. Absent = the operator's limit."""
 
+    @_builtins.property
+    def limits(self) -> Global___RunLimits:
+        """How many runs go on at a time. Absent = as many as are started."""
+
     def __init__(
         self,
         *,
         nodes: _abc.Iterable[Global___Node] | None = ...,
         edges: _abc.Iterable[Global___Edge] | None = ...,
         timeout: _duration_pb2.Duration | None = ...,
+        limits: Global___RunLimits | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["edges", b"edges", "nodes", b"nodes", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["edges", b"edges", "limits", b"limits", "nodes", b"nodes", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Definition: _TypeAlias = Definition  # noqa: Y015
+
+@_typing.final
+class RunLimits(_message.Message):
+    """RunLimits say how many runs of a workflow go on at a time; a run over them waits as pending, first come first served."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_RUNNING_RUNS_FIELD_NUMBER: _builtins.int
+    CONCURRENCY_FIELD_NUMBER: _builtins.int
+    max_running_runs: _builtins.int
+    """Of the workflow; 0 = any number."""
+    @_builtins.property
+    def concurrency(self) -> Global___Concurrency:
+        """Of those that share a key. Absent = any number."""
+
+    def __init__(
+        self,
+        *,
+        max_running_runs: _builtins.int = ...,
+        concurrency: Global___Concurrency | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["concurrency", b"concurrency"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["concurrency", b"concurrency", "max_running_runs", b"max_running_runs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunLimits: _TypeAlias = RunLimits  # noqa: Y015
+
+@_typing.final
+class Concurrency(_message.Message):
+    """Concurrency says how many runs of a workflow with the same key go on at a time."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    MAX_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """CEL over `input`."""
+    max: _builtins.int
+    """At least 1."""
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        max: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "max", b"max"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Concurrency: _TypeAlias = Concurrency  # noqa: Y015
 
 @_typing.final
 class Node(_message.Message):

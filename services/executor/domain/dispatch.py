@@ -1,0 +1,410 @@
+"""Which ready node executions workers are woken for, and when.
+
+The backlog is in PostgreSQL. On the bus is a window of it: so many wake-ups per queue as workers have slots. What
+becomes ready and fits is published at once; the rest waits here, as much as the window could take next, in turns by
+project (`flows`), and what does not fit here is left to be read from PostgreSQL (`refill`). A place in the window is
+free again when the claim is seen.
+
+All of it is a hint: nothing is lost with it, a wake-up too many is harmless, and each executor has its own.
+"""
+
+import asyncio
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+from prometheus_client import Gauge
+
+from services.executor.domain.flows import Flow, Ready, RoundRobin
+from services.executor.domain.limits import NO_LIMITS, ProjectLimits
+from services.executor.domain.model import NodeRef
+from services.executor.domain.rates import Rates
+
+log = structlog.get_logger(__name__)
+
+MIN_WINDOW, MAX_WINDOW = 16, 5000
+PLACE_SECONDS = 15.0
+"""A place on which nothing has begun to run for so long is free again."""
+_TAKEN_AT_ONCE = 16
+"""Places asked for at a time for one project."""
+
+_SENT = Gauge("headrace_executor_wakeups_sent", "Wake-ups published and not yet claimed.", ["queue"])
+_WAITING = Gauge("headrace_executor_wakeups_waiting", "Ready node executions waiting in memory.", ["queue"])
+
+
+class Publisher(Protocol):
+    """Where workers are woken."""
+
+    @property
+    def is_connected(self) -> bool:
+        """Workers can be woken."""
+        ...
+
+    def publish(self, ref: NodeRef, epoch: int, queue: str, *, traceparent: str = "") -> None:
+        """Wake a worker for what is ready at this epoch; may be lost."""
+        ...
+
+
+class Places(Protocol):
+    """Exact limits: places for what runs."""
+
+    async def take(self, project_id: str, wanted: Sequence[Ready]) -> "tuple[set[NodeRef], list[Ready]]":
+        """Take places, the first first: who has one now, and for whom there is none. The rest is not ready any more.
+
+        Who has a place keeps it until the commit that ends what it was taken for, or loses it PLACE_SECONDS after it
+        was last taken if nothing runs on it; its run has then moved.
+        """
+        ...
+
+
+@dataclass(slots=True)
+class _Sent:
+    ready: Ready
+    at: float
+    """When it was published."""
+    placed_at: float | None
+    """When its place was asked for, where it needs one."""
+
+
+class Window:
+    """What one queue's workers are woken for."""
+
+    def __init__(self, queue: str) -> None:
+        self.queue = queue
+        self.capacity = MIN_WINDOW
+        self.sent = 0
+        self.sent_by_project: Counter[str] = Counter()
+        self.waiting = RoundRobin()
+        self.denied = 0
+        """Workers' slots that were freed for others and not used by a claim yet."""
+
+
+class Dispatcher:
+    """The windows of one executor. All methods are for the event loop's thread; none blocks."""
+
+    def __init__(self, publisher: Publisher, places: Places, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._publisher = publisher
+        self._places = places
+        self._clock = clock
+        self._windows: dict[str, Window] = {}
+        self._sent: dict[NodeRef, _Sent] = {}
+        self._waiting: set[NodeRef] = set()
+        self._limits: Mapping[str, ProjectLimits] = {}
+        self._executors = 1
+        self._served: frozenset[str] = frozenset()
+        """Queues that have workers; all, when there is no worker at all."""
+        self._rates = Rates()
+        self._taking: dict[str, asyncio.Task[None]] = {}
+        """Requests for places under way, by project."""
+        self._moved: set[str] = set()
+        """Projects of which something ended while places were asked for."""
+        self._hungry = asyncio.Event()
+
+    # What the executor tells.
+
+    def offer(self, ready: Ready) -> None:
+        """A node execution is ready: publish its wake-up now, or let it wait for its project's turn."""
+        if not self._publisher.is_connected:
+            return  # its row is due for a wake-up when there is a way to send one
+        window = self._windows.get(ready.queue) or self._window(ready.queue)
+        if window.sent < window.capacity and ready.project_id not in self._limits and not window.waiting.size:
+            self._forget(ready.ref)
+            self._publish(window, ready, None)
+            return
+        # What is ready again was claimed in between, perhaps by way of another executor.
+        self._forget(ready.ref)
+        self._enqueue(window, ready)
+        self._pump(window)
+
+    def claimed(self, refs: Iterable[NodeRef]) -> dict[NodeRef, float]:
+        """A worker asks for these: their places in the window are free.
+
+        Returns when a place was taken for those that needed one, by the clock.
+        """
+        placed: dict[NodeRef, float] = {}
+        windows: dict[str, Window] = {}
+        for ref in refs:
+            sent = self._forget(ref)
+            if sent is not None:
+                windows[sent.ready.queue] = window = self._windows[sent.ready.queue]
+                window.denied = max(0, window.denied - 1)
+                if sent.placed_at is not None:
+                    placed[ref] = sent.placed_at
+        for window in windows.values():
+            self._pump(window)
+        return placed
+
+    def moved(self, project_id: str) -> None:
+        """Something of the project has been committed: perhaps a place is free."""
+        if project_id not in self._limits:
+            return
+        if project_id in self._taking:
+            self._moved.add(project_id)
+        else:
+            self._unblock(project_id)
+
+    def may_continue(self, project_id: str, queues: Iterable[str], *, is_full: bool) -> bool:
+        """Whether a worker may go on with the same run's next node, and not come back to its queues.
+
+        Always False for projects whose starts are counted; else False for a worker that is full, once for each that
+        waits of other projects.
+        """
+        limits = self._limits.get(project_id)
+        if limits is not None and not limits.bypass_allowed:
+            return False
+        if not is_full:
+            return True
+        for queue in queues:
+            window = self._windows.get(queue)
+            if window is None:
+                continue
+            others = window.sent - window.sent_by_project[project_id] + self._waiting_of_others(window, project_id)
+            if others > window.denied:
+                window.denied += 1
+                return False
+        return True
+
+    def needs_place(self, project_id: str, node_type: str, placed_at: float | None) -> bool:
+        """A place has to be taken before this may be claimed; `placed_at` is when it was taken last."""
+        limits = self._limits.get(project_id)
+        if limits is None or not limits.counts(node_type):
+            return False
+        return placed_at is None or self._clock() - placed_at > PLACE_SECONDS / 2
+
+    async def take_places(self, wanted: Sequence[Ready]) -> dict[NodeRef, float]:
+        """Take places for what workers ask for now; when each was taken. For whom there is none it waits its turn."""
+        placed: dict[NodeRef, float] = {}
+        for project_id in dict.fromkeys(ready.project_id for ready in wanted):
+            now = self._clock()
+            granted, refused = await self._places.take(
+                project_id, [ready for ready in wanted if ready.project_id == project_id]
+            )
+            placed |= dict.fromkeys(granted, now)
+            for ready in refused:
+                self._enqueue(self._window(ready.queue), ready, is_taken=True)
+            if refused:
+                self._block(project_id)
+        return placed
+
+    def limits_of(self, project_id: str) -> ProjectLimits:
+        """What is set for a project."""
+        return self._limits.get(project_id, NO_LIMITS)
+
+    def unclaimed_seconds(self) -> float:
+        """How long the oldest published wake-up waits for a worker: what a newcomer would wait at least."""
+        oldest = next((sent.at for sent in self._sent.values() if sent.ready.queue in self._served), None)
+        return 0.0 if oldest is None else self._clock() - oldest
+
+    # What the census and the refill tell and ask.
+
+    def configure(self, capacities: Mapping[str, int], limits: Mapping[str, ProjectLimits], executors: int) -> None:
+        """Take over what has changed: windows by queue for all executors together, limits, number of executors."""
+        self._executors = max(1, executors)
+        self._limits = limits
+        self._served = frozenset(queue for queue, capacity in capacities.items() if capacity) or frozenset(capacities)
+        for flow in (flow for window in self._windows.values() for flow in window.waiting):
+            flow.weight = limits.get(flow.project_id, NO_LIMITS).weight
+        for queue, capacity in capacities.items():
+            share = -(-capacity // self._executors)
+            self._window(queue).capacity = min(max(share, MIN_WINDOW), MAX_WINDOW)
+        self._rates.configure(limits, self._executors)
+
+    def tick(self) -> None:
+        """Some time has passed: let blocked projects try again."""
+        for window in self._windows.values():
+            window.denied = 0
+            for flow in list(window.waiting):
+                if flow.is_blocked and flow.project_id not in self._taking:
+                    window.waiting.unblock(flow)
+            self._pump(window)
+            _SENT.labels(window.queue).set(window.sent)
+            _WAITING.labels(window.queue).set(window.waiting.size)
+
+    @property
+    def queues(self) -> list[str]:
+        """Queues that anything was ready for."""
+        return list(self._windows)
+
+    def window(self, queue: str) -> Window:
+        """A queue's window, to be read."""
+        return self._window(queue)
+
+    def full_projects(self, queue: str) -> list[str]:
+        """Projects of which enough waits in memory."""
+        window = self._window(queue)
+        return [flow.project_id for flow in window.waiting if flow.size * 2 >= window.capacity]
+
+    def short_projects(self, queue: str) -> list[str]:
+        """Projects of which PostgreSQL has more than memory."""
+        window = self._window(queue)
+        return [flow.project_id for flow in window.waiting if flow.has_more and flow.size * 2 < window.capacity]
+
+    async def hungry(self) -> None:
+        """Wait until the window could take more of what PostgreSQL has."""
+        await self._hungry.wait()
+        self._hungry.clear()
+
+    def refill(self, queue: str, found: Sequence[Ready], asked: Iterable[str]) -> None:
+        """What PostgreSQL had; `asked` are projects that were said to be short."""
+        window = self._window(queue)
+        brought = {ready.project_id for ready in found}
+        for project_id in asked:
+            flow = window.waiting.find(project_id)
+            if flow is not None and project_id not in brought:
+                flow.has_more = False
+                window.waiting.prune(flow)
+        for ready in found:
+            self._enqueue(window, ready, is_taken=True)
+        self._pump(window)
+        if any(_is_short(window, flow) for flow in window.waiting):
+            self._hungry.set()  # what was found may all have been known
+
+    def oldest_sent(self, queue: str) -> float | None:
+        """When the oldest unclaimed wake-up was published."""
+        return next((sent.at for sent in self._sent.values() if sent.ready.queue == queue), None)
+
+    def give_up(self, queue: str, *, before: float = math.inf) -> None:
+        """What was published by then and is not claimed seems lost: its place is free. The refill brings it again."""
+        for ref, sent in list(self._sent.items()):
+            if sent.ready.queue == queue and sent.at <= before:
+                self._forget(ref)
+        self._pump(self._window(queue))
+
+    # Inside.
+
+    def _window(self, queue: str) -> Window:
+        window = self._windows.get(queue)
+        if window is None:
+            window = self._windows[queue] = Window(queue)
+        return window
+
+    def _waiting_of_others(self, window: Window, project_id: str) -> int:
+        own = window.waiting.find(project_id)
+        return window.waiting.size - (own.size if own else 0)
+
+    def _enqueue(self, window: Window, ready: Ready, *, is_taken: bool = False) -> None:
+        """Let it wait, if there is room; what was taken from the backlog waits in any case: there it is not due."""
+        if ready.ref in self._sent or ready.ref in self._waiting:
+            return
+        flow = window.waiting.flow(ready.project_id)
+        limits = self._limits.get(ready.project_id, NO_LIMITS)
+        flow.weight = limits.weight
+        if is_taken or flow.accepts(ready.priority, window.capacity):
+            self._waiting.add(ready.ref)
+            window.waiting.add(flow, ready, limits.line(ready.type))
+        else:
+            flow.has_more = True
+
+    def _pump(self, window: Window) -> None:
+        """Publish in turns as long as there is room."""
+        wanted: dict[str, list[Ready]] = {}
+        waiting = window.waiting
+        while window.sent < window.capacity and self._publisher.is_connected and (flow := waiting.turn()):
+            limits = self._limits.get(flow.project_id)
+            if limits is None:
+                self._next(window, flow, None)
+            elif limits.needs_places and (
+                flow.project_id in self._taking or len(wanted.get(flow.project_id, ())) == _TAKEN_AT_ONCE
+            ):
+                waiting.block(flow)
+            elif (ready := self._next(window, flow, limits)) and limits.needs_places:
+                wanted.setdefault(flow.project_id, []).append(ready)
+        for project_id, refs in wanted.items():
+            self._taking[project_id] = asyncio.create_task(self._take_places(window, project_id, refs))
+
+    def _next(self, window: Window, flow: Flow, limits: ProjectLimits | None) -> Ready | None:
+        """Bring the flow whose turn it is one further."""
+        now = self._clock()
+        if limits is None:
+            ready = flow.take(_any_line)
+        else:
+            ready = flow.take(lambda line: self._rates.delay(flow.project_id, line, now) <= 0)
+        if ready is None:
+            window.waiting.block(flow)
+            self._wake_later(flow, limits or NO_LIMITS, now)
+            return None
+        window.waiting.served(flow)
+        self._waiting.discard(ready.ref)
+        if _is_short(window, flow):
+            self._hungry.set()
+        if limits is not None:
+            self._rates.use(flow.project_id, ready.type, now)
+        if limits is None or not limits.needs_places:
+            self._publish(window, ready, None)
+        else:
+            self._note(window, ready, now)
+        return ready
+
+    def _publish(self, window: Window, ready: Ready, placed_at: float | None) -> None:
+        self._note(window, ready, placed_at)
+        self._publisher.publish(ready.ref, ready.epoch, ready.queue, traceparent=ready.traceparent)
+
+    def _note(self, window: Window, ready: Ready, placed_at: float | None) -> None:
+        self._sent[ready.ref] = _Sent(ready, self._clock(), placed_at)
+        window.sent += 1
+        window.sent_by_project[ready.project_id] += 1
+
+    def _forget(self, ref: NodeRef) -> _Sent | None:
+        sent = self._sent.pop(ref, None)
+        if sent is not None:
+            window = self._windows[sent.ready.queue]
+            window.sent -= 1
+            window.sent_by_project[sent.ready.project_id] -= 1
+            if not window.sent_by_project[sent.ready.project_id]:
+                del window.sent_by_project[sent.ready.project_id]
+        return sent
+
+    async def _take_places(self, window: Window, project_id: str, wanted: list[Ready]) -> None:
+        """Publish those that get a place; the others wait until something of the project has ended."""
+        try:
+            granted, refused = await self._places.take(project_id, wanted)
+        except Exception as error:  # noqa: BLE001 - they are ready in PostgreSQL: the refill brings them again
+            log.warning("places_not_taken", project_id=project_id, error=repr(error))
+            granted, refused = set(), wanted
+        finally:
+            del self._taking[project_id]
+        for ready in wanted:
+            if ready.ref in granted:
+                self._publisher.publish(ready.ref, ready.epoch, ready.queue, traceparent=ready.traceparent)
+            else:
+                self._forget(ready.ref)
+        for ready in refused:
+            self._enqueue(window, ready, is_taken=True)
+        if not refused or project_id in self._moved:
+            self._moved.discard(project_id)
+            self._unblock(project_id)
+        else:
+            self._block(project_id)
+        self._pump(window)
+
+    def _block(self, project_id: str) -> None:
+        for window in self._windows.values():
+            flow = window.waiting.find(project_id)
+            if flow is not None:
+                window.waiting.block(flow)
+
+    def _unblock(self, project_id: str) -> None:
+        for window in self._windows.values():
+            flow = window.waiting.find(project_id)
+            if flow is not None and flow.is_blocked:
+                window.waiting.unblock(flow)
+                self._pump(window)
+
+    def _wake_later(self, flow: Flow, limits: ProjectLimits, now: float) -> None:
+        """Try again when the first of the project's rates has a token."""
+        delays = [self._rates.delay(flow.project_id, line, now) for line in limits.node_types]
+        if positive := [delay for delay in delays if delay > 0]:
+            asyncio.get_running_loop().call_later(min(positive), self._unblock, flow.project_id)
+
+
+def _is_short(window: Window, flow: Flow) -> bool:
+    """PostgreSQL has more, and memory will soon have none."""
+    return flow.has_more and flow.size * 4 < window.capacity
+
+
+def _any_line(_: str) -> bool:
+    return True

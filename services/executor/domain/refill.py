@@ -1,0 +1,207 @@
+"""Brings what is ready in PostgreSQL into the window: what did not fit when it became ready, and what was lost since.
+
+Runs in every executor. Also takes the census: how many slots workers have, how many executors share the window, and
+what limits are set.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from services.executor.domain.dispatch import Dispatcher
+from services.executor.domain.flows import Ready
+from services.executor.domain.limit_settings import LimitStore
+from services.executor.domain.limits import ProjectLimits
+from services.executor.domain.model import NodeRef
+from services.kit.errors import DomainError
+
+log = structlog.get_logger(__name__)
+
+_CENSUS_SECONDS = 1.0
+_CLAIMED_SOON_SECONDS = 1.4
+"""A wake-up that is not claimed for so long is looked for on the bus; just before its row is due for another."""
+_GIVEN_UP_SECONDS = 120.0
+"""A wake-up that is not claimed for so long is lost: others of its queue hide that it is not on the bus."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundReady:
+    """A ready node execution as its row has it."""
+
+    ref: NodeRef
+    epoch: int
+    project_id: str
+    type: str
+    priority: int
+    ready_seconds: float
+    """How long it has been ready."""
+
+
+@dataclass(frozen=True, slots=True)
+class Census:
+    """Who takes part."""
+
+    executors: int
+    slots: Mapping[str, int]
+    """Of living workers that take work, by queue."""
+    limits: Mapping[str, ProjectLimits]
+    """Of projects that have any."""
+
+
+@dataclass(frozen=True, slots=True)
+class RefillSettings:
+    """How an executor refills its windows."""
+
+    executor_id: str
+    queues: tuple[str, ...]
+    interval: float
+    """Seconds between looks."""
+    window_per_slot: float
+    """Wake-ups on the bus for each slot that workers have."""
+
+
+class ReadyStore(Protocol):
+    """What is asked about ready rows; the docstrings are the contract."""
+
+    async def take_ready(
+        self,
+        queue: str,
+        *,
+        room: int,
+        full: Sequence[str] = (),
+        short: Sequence[str] = (),
+        limits: Mapping[str, ProjectLimits] | None = None,
+    ) -> list[FoundReady]:
+        """About `room` ready rows that are due for a wake-up, shared among projects by weight, each at least one.
+
+        None of the projects in `full`; of those in `short` also rows that nobody was woken for yet. Inside a project by
+        priority, then the longest ready. Each is due again after a pause that doubles from 3 s to 60 s.
+        """
+        ...
+
+    async def census(self, executor_id: str) -> Census:
+        """Who takes part; notes that this executor does."""
+        ...
+
+
+class WakeupBus(Protocol):
+    """Where workers are woken."""
+
+    @property
+    def is_connected(self) -> bool:
+        """Workers can be woken."""
+        ...
+
+    async def held(self, queue: str) -> int | None:
+        """Wake-ups on the bus that no worker is done with; None = cannot be told now."""
+        ...
+
+
+class Refill:
+    """Refills every `interval` seconds, and at once when the window runs short of what PostgreSQL has."""
+
+    def __init__(
+        self,
+        store: ReadyStore,
+        limits: LimitStore,
+        dispatcher: Dispatcher,
+        bus: WakeupBus,
+        settings: RefillSettings,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._limits = limits
+        self._dispatcher = dispatcher
+        self._bus = bus
+        self._settings = settings
+        self._clock = clock
+        self._census = Census(1, {}, {})
+        self._census_due = 0.0
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin."""
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """End."""
+        if self._task:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        is_hungry = False
+        while True:
+            try:
+                await self.refill(only_short=is_hungry)
+            except DomainError as error:
+                log.warning("refill_failed", reason=error.reason)
+                await asyncio.sleep(self._settings.interval)
+            except Exception:
+                log.exception("refill_failed")
+                await asyncio.sleep(self._settings.interval)
+            try:
+                async with asyncio.timeout(self._settings.interval):
+                    await self._dispatcher.hungry()
+                is_hungry = True
+            except TimeoutError:
+                is_hungry = False
+
+    async def refill(self, *, only_short: bool = False) -> None:
+        """Bring in what is due; with `only_short`, only of queues whose windows run short."""
+        if self._clock() >= self._census_due:
+            await self.take_census()
+        if not self._bus.is_connected:
+            return
+        if not only_short:
+            self._dispatcher.tick()
+        for queue in self._settings.queues:
+            short = self._dispatcher.short_projects(queue)
+            if only_short and not short:
+                continue
+            if not only_short:
+                await self._look_for_lost(queue)
+            await self._refill_queue(queue, short)
+
+    async def take_census(self) -> None:
+        """Find out who takes part, and size the windows by it."""
+        self._census = census = await self._store.census(self._settings.executor_id)
+        self._census_due = self._clock() + _CENSUS_SECONDS
+        # A queue that has lost its workers keeps the smallest window.
+        capacities = {
+            queue: round(census.slots.get(queue, 0) * self._settings.window_per_slot) for queue in self._settings.queues
+        }
+        self._dispatcher.configure(capacities, census.limits, census.executors)
+        await self._limits.free_unused()
+
+    async def _refill_queue(self, queue: str, short: Sequence[str]) -> None:
+        found = await self._store.take_ready(
+            queue,
+            room=self._dispatcher.window(queue).capacity,
+            full=self._dispatcher.full_projects(queue),
+            short=short,
+            limits=self._census.limits,
+        )
+        now = self._clock()
+        ready = [
+            Ready(row.ref, row.epoch, row.project_id, row.type, queue, row.priority, now - row.ready_seconds)
+            for row in found
+        ]
+        self._dispatcher.refill(queue, ready, short)
+
+    async def _look_for_lost(self, queue: str) -> None:
+        """Free the window of wake-ups that are not on the bus any more though nobody has claimed them here."""
+        now = self._clock()
+        oldest = self._dispatcher.oldest_sent(queue)
+        if oldest is None or now - oldest < _CLAIMED_SOON_SECONDS:
+            return
+        held = await self._bus.held(queue)
+        if held is not None and held < self._dispatcher.window(queue).sent:
+            self._dispatcher.give_up(queue, before=now - _CLAIMED_SOON_SECONDS)
+        else:
+            self._dispatcher.give_up(queue, before=now - _GIVEN_UP_SECONDS)

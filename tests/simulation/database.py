@@ -1,0 +1,211 @@
+"""PostgreSQL: the executor's tables as dicts, and its statements, each of which happens at one moment.
+
+They say what the SQL in services/executor/storage says. `now` is the only clock; nothing committed is ever lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+from services.executor.domain.model import EventView, NodeRef, RunNotFoundError, RunView
+from services.executor.domain.store import Overdue, UnstorableError
+from services.executor.storage.queries import _run
+from tests.simulation.rows import Rows
+
+EPOCH = datetime(2030, 1, 1, tzinfo=UTC)
+UNSTORABLE = b'"unstorable"'
+"""An output that no column takes."""
+READY, RUNNING, WAITING = 2, 3, 4
+NodeKey = tuple[UUID, str, str]
+Row = dict[str, Any]
+
+
+def moment(seconds: float) -> datetime:
+    """A virtual time as PostgreSQL would show it."""
+    return EPOCH + timedelta(seconds=seconds)
+
+
+@dataclass(frozen=True)
+class Change:
+    """What one commit did to one run: rows before and after."""
+
+    before: Row | None
+    after: Row
+    nodes: list[tuple[Row | None, Row]]
+    events: list[dict[str, Any]]
+
+
+class Database:
+    """The tables. `observe` is told of each run that a commit has written."""
+
+    guards_versions = True
+    """A negative control turns it off."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self.now = now
+        self.observe: Callable[[Change], None] = lambda change: None
+        self.runs: dict[UUID, Row] = {}
+        self.nodes: dict[UUID, dict[NodeKey, Row]] = {}
+        self.open: dict[NodeKey, Row] = {}
+        """Node executions that are ready, running or waiting: the partial index."""
+        self.events: dict[UUID, list[tuple[float, list[dict[str, Any]]]]] = {}
+        self.workers: dict[str, float] = {}
+        """When each worker's lease ends."""
+        self.versions: dict[UUID, Row] = {}
+
+    # storage/commit.py
+
+    def commit(self, rows: Rows) -> set[UUID]:
+        """COMMIT."""
+        if any(row["output"] is not None and UNSTORABLE in row["output"] for row in rows.nodes):
+            raise UnstorableError("a value that is not taken")
+        before: dict[UUID, Row | None] = {}
+        now = self.now()
+        for row in rows.created:
+            run_id = row["id"]
+            if run_id not in self.runs:
+                before[run_id] = None
+                self.runs[run_id] = {
+                    **row,
+                    "version": 1,
+                    "created_at": now,
+                    "deadline_at": now + row["timeout_seconds"],
+                    "started_at": now if row["status"] >= 2 else None,
+                    "finished_at": now if row["status"] >= 4 else None,
+                }
+        for row in rows.moved:
+            old = self.runs.get(row["id"])
+            if old is not None and (old["version"] == row["version"] or not self.guards_versions):
+                before[row["id"]] = dict(old)
+                started_at = old["started_at"] if old["started_at"] is not None else now if row["status"] >= 2 else None
+                finished_at = now if row["status"] >= 4 else None
+                old.update(row, version=old["version"] + 1, started_at=started_at, finished_at=finished_at)
+        nodes: dict[UUID, list[tuple[Row | None, Row]]] = {run_id: [] for run_id in before}
+        for row in rows.nodes:
+            if row["run_id"] in before:
+                nodes[row["run_id"]].append(self._write_node(row, now))
+        events: dict[UUID, list[dict[str, Any]]] = {run_id: [] for run_id in before}
+        for row in rows.events:
+            if row["run_id"] in before:
+                batch = orjson.loads(row["events"])
+                self.events.setdefault(row["run_id"], []).append((now, batch))
+                events[row["run_id"]] += batch
+        for run_id, old in before.items():
+            self.observe(Change(old, self.runs[run_id], nodes[run_id], events[run_id]))
+        return set(before)
+
+    def _write_node(self, row: Row, now: float) -> tuple[Row | None, Row]:
+        key = row["run_id"], row["node_key"], row["item_path"]
+        due_at, due_in, status = row["due_at"], row["due_in"], row["status"]
+        old = self.nodes.setdefault(row["run_id"], {}).get(key)
+        new = {
+            **row,
+            "publications": 0,
+            "due_at": (due_at - EPOCH).total_seconds() if due_at else None if due_in is None else now + due_in,
+        }
+        self.nodes[row["run_id"]][key] = new
+        if READY <= status <= WAITING:
+            self.open[key] = new
+        else:
+            self.open.pop(key, None)
+        return old, new
+
+    # storage/postgres.py
+
+    def read_runs(self, run_ids: Sequence[UUID]) -> list[Row]:
+        """_LOAD_RUNS."""
+        return [dict(self.runs[run_id]) for run_id in run_ids if run_id in self.runs]
+
+    def read_nodes(self, run_ids: Sequence[UUID]) -> dict[UUID, list[Row]]:
+        """_LOAD_NODES. Rows are replaced and never changed by commits, so they need no copy."""
+        return {run_id: list(self.nodes.get(run_id, {}).values()) for run_id in run_ids}
+
+    def run_versions(self, run_ids: Sequence[UUID]) -> dict[UUID, int]:
+        """See RunStore."""
+        return {run_id: self.runs[run_id]["version"] for run_id in run_ids if run_id in self.runs}
+
+    def renew_lease(self, worker_id: str, seconds: float) -> None:
+        """_RENEW_LEASE."""
+        self.workers[worker_id] = self.now() + seconds
+
+    def revoked(self, worker_id: str, held: Sequence[tuple[NodeRef, int]]) -> list[tuple[NodeRef, int]]:
+        """_REVOKED."""
+        found = []
+        for ref, epoch in held:
+            row = self.open.get(_key(ref))
+            if row is None or row["status"] != RUNNING or row["epoch"] != epoch or row["worker"] != worker_id:
+                found.append((ref, epoch))
+        return found
+
+    def find_overdue(self, limit: int) -> Overdue:
+        """_OVERDUE."""
+        now = self.now()
+        overdue = Overdue([], [], [], [])
+        for key, row in sorted(self.open.items(), key=lambda item: item[1]["due_at"] or now):
+            found = NodeRef(*key), row["epoch"]
+            if row["status"] == RUNNING:
+                if self.workers.get(row["worker"], now) < now:
+                    overdue.lost.append(found)
+                if row["due_at"] is not None and row["due_at"] < now:
+                    overdue.timed_out.append(found)
+            elif row["status"] == WAITING and row["due_at"] <= now:
+                overdue.waiting.append(found)
+        overdue.runs.extend(
+            (run_id, run["timeout_seconds"])
+            for run_id, run in self.runs.items()
+            if run["status"] < 4 and run["deadline_at"] < now
+        )
+        return overdue
+
+    def republish(self, limit: int) -> list[tuple[NodeRef, int, str]]:
+        """_REPUBLISH."""
+        now = self.now()
+        found = []
+        for key, row in self.open.items():
+            if row["status"] == READY and row["due_at"] <= now:
+                row["due_at"] = now + min(3.0 * 2 ** (row["publications"] + 1), 60.0)
+                row["publications"] = min(row["publications"] + 1, 5)
+                found.append((NodeRef(*key), row["epoch"], row["queue"]))
+        return found
+
+    def republish_all(self) -> None:
+        """_REPUBLISH_ALL."""
+        for row in self.open.values():
+            if row["status"] == READY:
+                row.update(due_at=self.now(), publications=0)
+
+    def seconds_to_next_timer(self) -> float | None:
+        """_NEXT_TIMER."""
+        due = [row["due_at"] for row in self.open.values() if row["status"] == WAITING]
+        return min(due) - self.now() if due else None
+
+    # storage/queries.py
+
+    def get_run(self, project_id: UUID, run_id: UUID) -> RunView:
+        """See RunStore."""
+        row = self.runs.get(run_id)
+        if row is None or row["project_id"] != project_id:
+            raise RunNotFoundError(run_id)
+        shown = row | {"created_at": moment(row["created_at"])}
+        return _run(shown, input=row["input"], output=row["output"], request_hash=row["request_hash"])  # type: ignore[arg-type]
+
+    def list_events(self, run_id: UUID, after: int, limit: int) -> list[EventView]:
+        """See RunStore."""
+        views = []
+        for at, batch in self.events.get(run_id, []):
+            for event in batch:
+                if event["sequence"] > after and len(views) < limit:
+                    data = orjson.dumps(event.get("data", {}))
+                    key, path = event.get("node_key", ""), event.get("item_path", "")
+                    views.append(EventView(event["sequence"], event["type"], moment(at), key, path, data))
+        return views
+
+
+def _key(ref: NodeRef) -> NodeKey:
+    return ref.run_id, ref.node_key, ref.item_path

@@ -1,0 +1,130 @@
+"""`make mutants`: the real code, broken in one place at a time; every break must be caught in so many seeds."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from services.executor.domain import committer, jobs, runs, sweeper
+from services.executor.engine import decide
+from services.executor.worker import loop as worker_loop
+from tests.simulation import database
+from tests.simulation.world import Outcome, simulate
+
+MAX_SEEDS = 1500
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A function of `owner` (module or class) in whose source `before` is replaced by `after`, once."""
+
+    name: str
+    owner: Any
+    function: str
+    before: str
+    after: str
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Break the code for the length of a block."""
+        original = inspect.getattr_static(self.owner, self.function)
+        source = textwrap.dedent(inspect.getsource(original))
+        if source.count(self.before) != 1:
+            raise LookupError(f"mutant {self.name!r}: {self.function} does not hold {self.before!r} exactly once")
+        made: dict[str, Any] = {}
+        code = compile(source.replace(self.before, self.after), f"<mutant {self.name}>", "exec")
+        exec(code, original.__globals__, made)  # noqa: S102 - our own source
+        setattr(self.owner, self.function, made[self.function])
+        try:
+            yield
+        finally:
+            setattr(self.owner, self.function, original)
+
+
+MUTANTS = (
+    Mutant("no republish", sweeper.Sweeper, "sweep", "self._bus.publish(ref, epoch, queue)", "pass"),
+    Mutant("sweeper off", sweeper.Sweeper, "_run", "while True:", "while False:"),
+    Mutant("lost worker keeps its jobs", sweeper.Sweeper, "sweep", "in overdue.lost\n", "in ()\n"),
+    Mutant(
+        "attempt in the idempotency key",
+        jobs,
+        "make_job",
+        "effect_path(node.path))",
+        'effect_path(node.path) + f"/{node.failures}")',
+    ),
+    Mutant("no epoch check in reports", decide, "_reported", "node.epoch != epoch", "False"),
+    Mutant("no epoch check in claims", decide, "claim", "or node.epoch != epoch", ""),
+    Mutant("a repeated claim is refused", decide, "claim", "node.claim_id == claim_id", "False"),
+    Mutant(
+        "wake-up acknowledged before its claim is answered",
+        worker_loop.Worker,
+        "_claim",
+        "else {_name(ref) for _, ref in woken}",
+        "else set()",
+    ),
+    Mutant(
+        "a report is sent once",
+        worker_loop.Worker,
+        "_hand_in",
+        "tries, executor_id = tries + 1, ",
+        "return\n        ",
+    ),
+    Mutant(
+        "published before the commit",
+        committer._Lane,
+        "_process",
+        "written = await self._store.commit(changed, new)",
+        "[self._announcer.announce(state, tuple(state.ready)) for state in changed]\n"
+        "        written = await self._store.commit(changed, new)",
+    ),
+    Mutant(
+        "accepted before the commit",
+        runs.Runs,
+        "_accept",
+        "await self._committer",
+        "self._committer",
+    ),
+    Mutant(
+        "commit without the version guard",
+        database.Database,
+        "commit",
+        'old["version"] == row["version"] or',
+        "True or",
+    ),
+    Mutant("verdicts rest on old copies", committer._Lane, "_outdated", "if not unmoved:", "if True:"),
+    Mutant(
+        "a lost commit is taken for done",
+        committer._Lane,
+        "_give_up",
+        "_fail(work, error)",
+        "work.done.done() or work.done.set_result(None)",
+    ),
+)
+
+
+def catch(mutant: Mutant, *, seeds: int = MAX_SEEDS) -> Outcome | None:
+    """The first seed that breaks with the mutant; None if it survives them all."""
+    with mutant.applied():
+        return next((outcome for outcome in map(simulate, range(seeds)) if outcome.violation is not None), None)
+
+
+def main() -> int:
+    """Try all mutants; the status is 1 if one survives."""
+    survived = 0
+    for mutant in MUTANTS:
+        outcome = catch(mutant)
+        if outcome is None:
+            survived += 1
+            print(f"SURVIVED  {mutant.name}: {MAX_SEEDS} seeds", flush=True)
+        else:
+            print(f"caught    {mutant.name}: seed {outcome.seed}, {str(outcome.violation)[:150]}", flush=True)
+    return 1 if survived else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,149 @@
+"""RunStore on the simulated database: each call travels there and back, and both ways can fail."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import Any, TypeVar
+from uuid import UUID
+
+from services.executor.domain.model import EventView, NewRun, NodeRef, RunView, Version
+from services.executor.domain.store import Overdue, StoredRun
+from services.executor.engine.state import RunState
+from services.kit.errors import UnavailableError
+from services.kit.postgres import lost_connection
+from tests.simulation.database import Database
+from tests.simulation.faults import Faults
+from tests.simulation.loop import Loop
+from tests.simulation.rows import rows_of, stored_run
+from tests.simulation.trace import Trace
+
+T = TypeVar("T")
+
+
+class Connections:
+    """The wires between executors and PostgreSQL. `generation` counts the server's restarts."""
+
+    def __init__(self, loop: Loop, rng: Random, faults: Faults, trace: Trace, database: Database) -> None:
+        self.database = database
+        self.up = True
+        self.generation = 0
+        self._loop = loop
+        self._rng = rng
+        self._faults = faults
+        self._trace = trace
+
+    def send(self, name: str, statement: Callable[[], T]) -> asyncio.Future[T]:
+        """Send a statement.
+
+        It happens at one moment in between, also when the sender is dead by then. A refused one does not happen; one
+        whose answer is lost has happened. The server's restart loses what has not arrived and the answers under way.
+        """
+        answer: asyncio.Future[T] = self._loop.create_future()
+        generation = self.generation
+        world = self._loop.world
+
+        def reply(result: T | None, error: Exception | None) -> None:
+            if self.generation != generation and error is None:
+                self._trace.fault("answer_lost", f"{name} at a restart")
+                error = lost_connection()
+            if answer.done():
+                return
+            if error is not None:
+                answer.set_exception(error)
+            else:
+                answer.set_result(result)  # type: ignore[arg-type]
+
+        def arrive() -> None:
+            result, error = None, None
+            if not self.up or self.generation != generation or self._faults.strikes("statement_refused", name):
+                error = lost_connection()
+                if name == "commit" and self._rng.random() < 0.3:
+                    error = UnavailableError("The runs were being changed elsewhere. Try again.", retry_after=0.1)
+            else:
+                try:
+                    result = statement()
+                except Exception as raised:  # noqa: BLE001 - an error is an answer like another
+                    error = raised
+                if self._faults.strikes("answer_lost", name):
+                    error = lost_connection()
+            world.call_later(self._latency(), reply, result, error)
+
+        world.call_later(self._latency(), arrive)
+        return answer
+
+    def _latency(self) -> float:
+        slow = self._rng.uniform(0.1, 3.0) if self._faults.strikes("statement_slow") else 0.0
+        return slow + self._rng.expovariate(2000.0)
+
+
+class SimulatedStore:
+    """RunStore of one executor."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._send = connections.send
+        self._database = connections.database
+
+    async def commit(self, states: Sequence[RunState], new: dict[UUID, NewRun]) -> set[UUID]:
+        """See RunStore."""
+        rows = rows_of(states, new)
+        return await self._send("commit", lambda: self._database.commit(rows))
+
+    async def load(self, run_ids: Sequence[UUID]) -> list[StoredRun]:
+        """See RunStore. Two statements, as on PostgreSQL: a run may move in between."""
+        runs = await self._send("load runs", lambda: self._database.read_runs(run_ids))
+        nodes = await self._send("load nodes", lambda: self._database.read_nodes(run_ids))
+        return [stored_run(run, nodes[run["id"]]) for run in runs]
+
+    async def run_versions(self, run_ids: Sequence[UUID]) -> dict[UUID, int]:
+        """See RunStore."""
+        return await self._send("run versions", lambda: self._database.run_versions(run_ids))
+
+    async def find_version(self, version_id: UUID) -> dict[str, Any] | None:
+        """See RunStore."""
+        return await self._send("find version", lambda: self._database.versions.get(version_id))
+
+    async def keep_version(self, version: Version) -> None:
+        """See RunStore."""
+        row = {
+            "id": version.id,
+            "project_id": version.project_id,
+            "workflow_id": version.workflow_id,
+            "workflow_name": version.workflow_name,
+            "number": version.number,
+            "definition": version.definition,
+        }
+        await self._send("keep version", lambda: self._database.versions.setdefault(version.id, row))
+
+    async def renew_lease(self, worker_id: str, *, host: str, draining: bool, seconds: float) -> None:
+        """See RunStore."""
+        await self._send("renew lease", lambda: self._database.renew_lease(worker_id, seconds))
+
+    async def revoked(self, worker_id: str, held: Sequence[tuple[NodeRef, int]]) -> list[tuple[NodeRef, int]]:
+        """See RunStore."""
+        return await self._send("revoked", lambda: self._database.revoked(worker_id, held))
+
+    async def find_overdue(self, limit: int) -> Overdue:
+        """See RunStore."""
+        return await self._send("find overdue", lambda: self._database.find_overdue(limit))
+
+    async def republish(self, limit: int) -> list[tuple[NodeRef, int, str]]:
+        """See RunStore."""
+        return await self._send("republish", lambda: self._database.republish(limit))
+
+    async def republish_all(self) -> None:
+        """See RunStore."""
+        await self._send("republish all", self._database.republish_all)
+
+    async def seconds_to_next_timer(self) -> float | None:
+        """See RunStore."""
+        return await self._send("next timer", self._database.seconds_to_next_timer)
+
+    async def get_run(self, project_id: UUID, run_id: UUID) -> RunView:
+        """See RunStore."""
+        return await self._send("get run", lambda: self._database.get_run(project_id, run_id))
+
+    async def list_events(self, project_id: UUID, run_id: UUID, *, after: int, limit: int) -> list[EventView]:
+        """See RunStore."""
+        return await self._send("list events", lambda: self._database.list_events(run_id, after, limit))
