@@ -173,12 +173,12 @@ def step(state: RunState, position: int) -> None:
     nodes = state.root.nodes
     if position < 0:
         decide.start(state)
-        decide.claim(state, nodes[0], worker="w" * 36, claim_id="c" * 36)
+        decide.claim(state, nodes[0], 0, worker="w" * 36, claim_id="c" * 36)
         return
     node = nodes[position]
     decide.report_success(state, node, node.epoch, output=b'{"value":1}', port="", usage=Usage(), shown_input=b"{}")
     if position + 1 < len(nodes):
-        decide.claim(state, nodes[position + 1], worker="w" * 36, claim_id="c" * 36)
+        decide.claim(state, nodes[position + 1], 0, worker="w" * 36, claim_id="c" * 36)
 
 
 async def engine(executor: Executor, version: Version, runs: int) -> str:

@@ -84,7 +84,7 @@ def test_an_output_that_brings_the_run_over_its_limit_fails_its_node_and_says_ho
     for name, output in (("a", b"123456"), ("b", b"12345")):
         found = state.find("", name)
         assert found is not None
-        decide.claim(state, found, worker="w", claim_id="c")
+        decide.claim(state, found, found.epoch, worker="w", claim_id="c")
         verdict = decide.report_success(
             state, found, found.epoch, output=output, port="", usage=Usage(), shown_input=None
         )
