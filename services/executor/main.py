@@ -25,6 +25,7 @@ from services.executor.domain.turns import Turns
 from services.executor.domain.versions import Versions
 from services.executor.domain.watchers import Watchers
 from services.executor.engine.graph import NodeKind
+from services.executor.engine.state import Limits
 from services.executor.handlers.registry import catalogue
 from services.executor.limits_command import limits_command
 from services.executor.settings import PeerSettings, Settings
@@ -82,7 +83,7 @@ async def serve(stack: AsyncExitStack) -> None:
     ready, limits = PostgresReadyStore(pool), PostgresLimitStore(pool)
     dispatcher = Dispatcher(bus, limits)
     bus.dispatch_by(dispatcher)
-    run_states = RunStates(store, versions)
+    run_states = RunStates(store, versions, Limits(settings.max_run_output_bytes, settings.max_run_events))
     committer = Committer(store, run_states, bus, lanes=settings.lanes)
     runs = Runs(
         store,
@@ -115,7 +116,7 @@ async def serve(stack: AsyncExitStack) -> None:
     )
     await workers.start()
     stack.push_async_callback(workers.stop)
-    _start(stack, Housekeeper(PostgresHousekeepingStore(engine), max_run_seconds=settings.max_run_seconds))
+    _start(stack, Housekeeper(PostgresHousekeepingStore(engine), settings.max_run_seconds, settings.retention_days))
     _start(
         stack,
         Sweeper(store, ready, committer, bus, interval=settings.sweep_seconds, lease_seconds=settings.lease_seconds),

@@ -25,6 +25,13 @@ class Settings(BaseSettings):
     max_run_seconds: int = Field(
         30 * 24 * 3600, ge=1, le=366 * 24 * 3600, description="Longest time of a run whose definition names none."
     )
+    retention_days: int = Field(
+        30, ge=1, le=36500, description="Days that ended runs are kept, with all they did, where a project has no own."
+    )
+    max_run_output_bytes: int = Field(
+        256 * 1024 * 1024, ge=1024 * 1024, description="Outputs of all nodes of a run together."
+    )
+    max_run_events: int = Field(1_000_000, ge=100, description="Events of a run, after which it starts no more nodes.")
     window_per_slot: float = Field(
         1.0, ge=0.1, le=16, description="Wake-ups published and not yet claimed, for each slot that workers have."
     )

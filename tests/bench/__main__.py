@@ -5,7 +5,6 @@ Figures depend on the machine and move with it: compare ratios from one run.
 
 import argparse
 import asyncio
-import platform
 import statistics
 import tempfile
 from pathlib import Path
@@ -14,36 +13,15 @@ import psutil
 
 from tests.bench import dbos_peer, events, floor, profile, reads, startup
 from tests.bench.client import Api
+from tests.bench.machine import describe, percentile
 from tests.bench.workloads import FOLLOWED, WORKLOADS, Workload, alone, engine_waits, together
 from tests.support.stack import LocalStack, running_stack
-
-
-def _percentile(values: list[float], share: float) -> float:
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 def _spread(values: list[float], scale: float = 1.0) -> str:
     return (
         f"{statistics.median(values) * scale:.1f} ({min(values) * scale:.1f}-{max(values) * scale:.1f} "
         f"in {len(values)} windows)"
-    )
-
-
-def _machine() -> str:
-    model = next(
-        (
-            line.partition(":")[2].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if "model name" in line
-        ),
-        platform.processor(),
-    )
-    memory = psutil.virtual_memory().total / 2**30
-    load = ", ".join(f"{average:.1f}" for average in psutil.getloadavg())
-    return (
-        f"{psutil.cpu_count()} x {model}, {memory:.0f} GiB, {platform.platform()}, Python {platform.python_version()}, "
-        f"load {load}"
     )
 
 
@@ -55,14 +33,14 @@ async def _measure(api: Api, workload: Workload, *, callers: list[int], seconds:
     print(f"\n{workload.name}")
     print(
         "  one run alone        "
-        f"p50 {statistics.median(took) * 1e3:.1f} ms, p99 {_percentile(took, 0.99) * 1e3:.1f} ms "
+        f"p50 {statistics.median(took) * 1e3:.1f} ms, p99 {percentile(took, 0.99) * 1e3:.1f} ms "
         f"({runs} runs)"
     )
     waits = await engine_waits(api, run_ids)
     if waits:
         print(
             f"  a node waits for the engine   p50 {statistics.median(waits) * 1e3:.2f} ms, "
-            f"p99 {_percentile(waits, 0.99) * 1e3:.2f} ms ({len(waits)} nodes)"
+            f"p99 {percentile(waits, 0.99) * 1e3:.2f} ms ({len(waits)} nodes)"
         )
     first: list[float] = []
     for count in callers:
@@ -78,7 +56,7 @@ async def _events(api: Api, *, followers: int, runs: int) -> None:
     took = [seconds * 1e3 for seconds in await events.latencies(api, workflow_id, followers=followers, runs=runs)]
     print(
         f"\nFrom the commit of an event to a client that follows, {followers} runs at a time: "
-        f"p50 {statistics.median(took):.1f} ms, p95 {_percentile(took, 0.95):.1f} ms ({len(took)} events)"
+        f"p50 {statistics.median(took):.1f} ms, p95 {percentile(took, 0.95):.1f} ms ({len(took)} events)"
     )
 
 
@@ -107,7 +85,7 @@ async def _reads(stack: LocalStack, seconds: float) -> None:
     bare, read = await reads.compare(api, workflow_id, windows=5, seconds=seconds)
     print(f"\nGET of a workflow of {WORKLOADS[0].nodes} nodes, {reads.CONNECTIONS} connections")
     for name, windows in (("bare FastAPI endpoint", bare), ("through the gateway", read)):
-        slowest = _percentile([moment for window in windows for moment in window.seconds], 0.99)
+        slowest = percentile([moment for window in windows for moment in window.seconds], 0.99)
         print(f"  {name:<22} {_spread([window.rate for window in windows])} requests/s, p99 {slowest * 1e3:.1f} ms")
     ratios = [each.rate / other.rate for each, other in zip(read, bare, strict=True)]
     print(f"  {'ratio':<22} {statistics.median(ratios):.3f} ({min(ratios):.3f}-{max(ratios):.3f})")
@@ -144,7 +122,7 @@ async def main() -> None:
     parser.add_argument("--no-profile", action="store_true")
     parser.add_argument("--no-peer", action="store_true", help="leave out DBOS, which is installed from PyPI")
     given = parser.parse_args()
-    print(f"Machine: {_machine()}")
+    print(f"Machine: {describe()}")
     with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:
         async with running_stack(Path(folder)) as stack:
             print("\nMemory, idle (proportional set size)")

@@ -56,7 +56,7 @@ def summary(state: RunState) -> Any:
     return (
         [(s.path, s.waiting_edges, s.live_edges, s.open_nodes, dict(s.names), s.calls) for s in scopes],
         [(node.path, node.spec.key, node.status, node.epoch) for scope in scopes for node in scope.nodes],
-        (state.active_nodes, state.executions, state.calls),
+        (state.active_nodes, state.executions, state.calls, state.output_bytes),
         # A container is looked at once more in the copy, which changes nothing.
         {(node.path, node.spec.key) for node in state.inline if node.container is None},
     )

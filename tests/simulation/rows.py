@@ -12,13 +12,15 @@ import orjson
 
 from services.executor.domain.model import NewRun
 from services.executor.domain.store import StoredRun
-from services.executor.engine.state import NodeRow, RunState, RunStatus, Usage
-from services.executor.storage.commit import commit_arguments, failure_from_json
-from services.executor.storage.postgres import _node_row
+from services.executor.engine.state import NodeRow, RunState
+from services.executor.storage.commit import COMMIT, commit_statement
+from services.executor.storage.payloads import Contents
+from services.executor.storage.postgres import _node_row, _stored_run
 
 Row = dict[str, Any]
 
 _UUIDS = ("id", "run_id", "project_id", "workflow_id", "version_id", "started_by", "rerun_of")
+NO_CONTENTS = Contents({})
 _BLOBS = ("input", "output", "error", "request_hash", "rerun", "events")
 
 
@@ -34,7 +36,8 @@ class Rows:
 
 def rows_of(states: Sequence[RunState], new: dict[UUID, NewRun]) -> Rows:
     """What the real store would send to PostgreSQL for these states."""
-    *tables, blobs = commit_arguments(states, new)
+    statement, (*tables, blobs) = commit_statement(states, new)
+    assert statement is COMMIT, "no simulated value is so large that it is stored elsewhere"
     return Rows(*([_typed(row, blobs) for row in orjson.loads(table)] for table in tables))
 
 
@@ -55,21 +58,6 @@ def stored_run(run: Row, nodes: list[Row]) -> StoredRun:
     """A run as the real store would return it from its rows."""
     found: dict[str, dict[str, NodeRow]] = {}
     for node in nodes:
-        found.setdefault(node["item_path"], {})[node["node_key"]] = _node_row(node)  # type: ignore[arg-type]
-    return StoredRun(
-        run_id=run["id"],
-        project_id=str(run["project_id"]),
-        version_id=run["version_id"],
-        version=run["version"],
-        status=RunStatus(run["status"]),
-        sequence=run["sequence"],
-        input=run["input"],
-        output=run["output"],
-        error=failure_from_json(run["error"]),
-        usage=Usage(run["prompt_tokens"], run["completion_tokens"], run["model_calls"]),
-        traceparent=run["traceparent"],
-        links={name: UUID(version_id) for name, version_id in orjson.loads(run["links"] or b"{}").items()},
-        rerun_of=run["rerun_of"],
-        rerun=run["rerun"],
-        nodes=found,
-    )
+        row = _node_row(node, run["project_id"], NO_CONTENTS)  # type: ignore[arg-type]
+        found.setdefault(node["item_path"], {})[node["node_key"]] = row
+    return _stored_run(run, NO_CONTENTS, found)  # type: ignore[arg-type]

@@ -291,6 +291,8 @@ class _Lane:
                     work.done.set_result(work.answer(state, work.result))
                 except Exception as error:  # noqa: BLE001 - whatever it is, it is this caller's alone
                     _fail(work, error)
+        if moved:
+            state.let_go()
 
 
 class _Cache:

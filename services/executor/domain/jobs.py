@@ -161,7 +161,7 @@ class Jobs:
             node = state.find(ref.item_path, ref.node_key)
             if node is None or state.is_terminal:
                 return Verdict.STALE
-            _, refusal = _size(node)
+            refusal = decide.exhausted(state, node) or _size(node)[1]
             if refusal is not None:
                 decide.refuse(state, node, refusal)
                 return Verdict.STALE
@@ -307,7 +307,7 @@ def _claim_successors(
         kind = node.spec.kind
         if len(taken) < free_slots and kind is not None and kind.queue in queues:
             size, refusal = _size(node)
-            if refusal is None and size <= free_bytes:
+            if refusal is None and decide.exhausted(state, node) is None and size <= free_bytes:
                 free_bytes -= size
                 decide.claim(state, node, node.epoch, worker=worker_id, claim_id=claim_id)
                 taken.append(node)

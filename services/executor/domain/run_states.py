@@ -12,7 +12,7 @@ from services.executor.domain.versions import Versions
 from services.executor.engine import rerun
 from services.executor.engine.graph import Graph
 from services.executor.engine.restore import restore
-from services.executor.engine.state import Linked, NodeRow, RunState
+from services.executor.engine.state import Limits, Linked, NodeRow, RunState
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +32,10 @@ class Earlier:
 class RunStates:
     """Makes states of runs."""
 
-    def __init__(self, store: RunStore, versions: Versions) -> None:
+    def __init__(self, store: RunStore, versions: Versions, limits: Limits | None = None) -> None:
         self._store = store
         self._versions = versions
+        self.limits = limits or Limits()
 
     async def load(self, run_ids: list[UUID]) -> dict[UUID, RunState]:
         """States of these runs as their rows have them; missing ones are left out."""
@@ -71,6 +72,7 @@ class RunStates:
             input=stored.input,
             links=links,
             recorded=recorded,
+            limits=self.limits,
             version=stored.version,
             status=stored.status,
             sequence=stored.sequence,

@@ -28,7 +28,7 @@ from services.executor.domain.turns import concurrency_key
 from services.executor.domain.versions import Versions
 from services.executor.domain.watchers import Token, Watch
 from services.executor.engine import decide, rerun
-from services.executor.engine.state import RUN_TERMINAL, Linked, NodeRow, RunState
+from services.executor.engine.state import RUN_TERMINAL, Limits, Linked, RunState
 from services.kit.errors import DomainError, InvalidArgumentError, Violation
 from services.kit.ids import id_for_create, request_hash, require_same_request
 
@@ -117,7 +117,8 @@ class Runs:
         )
 
         def make() -> RunState:
-            return _new_state(run_id, version, input_json, traceparent, links=links, priority=priority)
+            limits = self._run_states.limits
+            return _new_state(run_id, version, input_json, traceparent, links=links, limits=limits, priority=priority)
 
         with self._watch_here(run_id) as watch:
             if not await self._accept(project_id, run_id, new, make, content):
@@ -174,17 +175,23 @@ class Runs:
         )
 
         def make() -> RunState:
-            return _new_state(
+            state = _new_state(
                 new_id,
                 version,
                 input_json,
                 traceparent,
                 links=links,
+                limits=self._run_states.limits,
                 priority=earlier.run.priority,
-                recorded=plan.recorded,
             )
+            state.recorded = plan.recorded
+            return state
 
-        await self._accept(project_id, new_id, new, make, content)
+        try:
+            await self._accept(project_id, new_id, new, make, content)
+        except RunNotFoundError as error:
+            # Refused, and not because it exists: the earlier run was removed for its age meanwhile.
+            raise RunNotFoundError(run_id) from error
         return await self._store.get_run(project_id, new_id)
 
     def _timeout(self, version: Version) -> int:
@@ -292,8 +299,8 @@ def _new_state(
     traceparent: str,
     *,
     links: Mapping[str, Linked],
+    limits: Limits,
     priority: int,
-    recorded: Mapping[rerun.Place, NodeRow] | None = None,
 ) -> RunState:
     return RunState(
         run_id=run_id,
@@ -304,7 +311,7 @@ def _new_state(
         graph=version.graph,
         input=input_json,
         links=links,
-        recorded=recorded or {},
+        limits=limits,
         traceparent=traceparent,
         priority=priority,
     )

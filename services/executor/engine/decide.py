@@ -13,6 +13,7 @@ and what ends a run ends a scope: no open node, or a failure that nothing takes.
 """
 
 import zlib
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import replace
 from enum import Enum, auto
@@ -117,7 +118,7 @@ def report_success(
         node.input = shown_input
         node.usage = usage
         state.usage += usage
-        _finish(state, node, NodeStatus.SUCCEEDED, output=output, port=port or OUT)
+        _succeed(state, node, output, port or OUT)
         settle(state)
     return verdict
 
@@ -322,6 +323,17 @@ def settle(state: RunState) -> None:
         state.status = RunStatus.RUNNING if state.active_nodes or state.inline else RunStatus.WAITING
 
 
+def exhausted(state: RunState, node: NodeState) -> Failure | None:
+    """Why a ready node execution may not run: the run has written as many events as it may."""
+    if state.sequence < state.limits.events:
+        return None
+    message = (
+        f"Node {node.spec.key!r} was not run: the run has {state.sequence} events, and the limit is "
+        f"{state.limits.events}. Split the work into several runs, or raise HEADRACE_EXECUTOR_MAX_RUN_EVENTS."
+    )
+    return Failure("TOO_MANY_EVENTS", message, node.spec.key)
+
+
 def settle_left_over(state: RunState) -> Verdict:
     """Go on with what a transition had left to do and whoever committed it did not do."""
     if state.is_terminal:
@@ -336,10 +348,17 @@ def settle_left_over(state: RunState) -> Verdict:
 
 
 def _evaluate(state: RunState, node: NodeState) -> None:
+    failure = exhausted(state, node)
+    if failure is not None:
+        _fail_for_good(state, node, failure)
+        return
     recorded = _recorded(state, node)
     if recorded is not None:
         node.error = recorded.error
-        _finish(state, node, recorded.status, output=recorded.output, port=recorded.port, reused=True)
+        if recorded.status is NodeStatus.SUCCEEDED:
+            _succeed(state, node, recorded.output, recorded.port, reused=True)
+        else:
+            _finish(state, node, recorded.status, output=recorded.output, port=recorded.port, reused=True)
         return
     if containers.is_container(node):
         _begin_container(state, node)
@@ -347,7 +366,7 @@ def _evaluate(state: RunState, node: NodeState) -> None:
     asks = node.spec.type in (waits.APPROVAL, waits.EVENT)
     outcome = waits.begin(state, node) if asks else evaluate(state, node)
     if isinstance(outcome, Done):
-        _finish(state, node, NodeStatus.SUCCEEDED, output=outcome.output, port=outcome.port)
+        _succeed(state, node, outcome.output, outcome.port)
     elif isinstance(outcome, Wait):
         # What an inline node waits for is told by its error: another attempt with one, the end of a delay without.
         node.error = None
@@ -380,14 +399,14 @@ def _continue_container(state: RunState, node: NodeState) -> None:
         raise AssertionError("a container that runs holds its scopes")
     found = container.outcome() or container.open_next(state)
     if isinstance(found, Scope):
-        state.scopes[found.path] = found
+        state.open_scope(found)
         state.executions += len(found.nodes)
         state.calls += found.input is not None
         _begin_scope(state, found)
         state.inline.append(node)
     elif isinstance(found, Done):
         _let_go(state, node)
-        _finish(state, node, NodeStatus.SUCCEEDED, output=found.output, port=found.port)
+        _succeed(state, node, found.output, found.port)
     elif isinstance(found, Failure):
         _let_go(state, node)
         _fail_attempt(state, node, found, None)
@@ -404,7 +423,7 @@ def _close_scope(state: RunState, scope: Scope, result: bytes | Failure) -> None
     node = scope.container
     if node is None or node.container is None:
         raise AssertionError("only the root has no container, and it ends with its run")
-    state.scopes.pop(scope.path, None)
+    state.drop_scope(scope)
     state.held_bytes += len(result) if isinstance(result, bytes) else 0
     state.held_bytes -= scope.output_bytes()
     node.container.close(state, scope, result)
@@ -440,6 +459,21 @@ def _recorded(state: RunState, node: NodeState) -> NodeRow | None:
     return state.recorded.get((containers.effect_path(node.path), node.spec.key)) if state.recorded else None
 
 
+def _succeed(state: RunState, node: NodeState, output: bytes | None, port: str, *, reused: bool = False) -> None:
+    """Record an output, or fail the node for it if the run's outputs are more than the run may have."""
+    limit = state.limits.output_bytes
+    if state.output_bytes + len(output or b"") <= limit:
+        _finish(state, node, NodeStatus.SUCCEEDED, output=output, port=port, reused=reused)
+        return
+    key = node.spec.key
+    message = (
+        f"With the {len(output or b'')} bytes of node {key!r} the outputs of the run would have "
+        f"{state.output_bytes + len(output or b'')} bytes; the limit is {limit}. Store the data and pass on its id, "
+        "or raise HEADRACE_EXECUTOR_MAX_RUN_OUTPUT_BYTES."
+    )
+    _fail_for_good(state, node, Failure("RUN_OUTPUTS_TOO_LARGE", message, key))
+
+
 def _finish(
     state: RunState,
     node: NodeState,
@@ -453,6 +487,7 @@ def _finish(
     node.status, node.output, node.port = status, output, port
     node.parsed = False
     state.held_bytes += len(output or b"")
+    state.output_bytes += len(output or b"")
     node.due_in = node.due_at = None
     state.active_nodes -= 1
     node.scope.open_nodes -= 1
@@ -476,9 +511,9 @@ def _finish(
 def _decide_edges(state: RunState, decided: NodeState) -> None:
     """Count down the joins behind a decided node; skipping spreads without recursion."""
     scope = decided.scope
-    pending = [decided]
+    pending = deque([decided])
     while pending:
-        source = pending.pop(0)
+        source = pending.popleft()
         for edge in scope.graph.outgoing[source.position]:
             target = scope.nodes[edge.target]
             scope.waiting_edges[edge.target] -= 1
@@ -588,16 +623,16 @@ def _let_go(state: RunState, node: NodeState) -> None:
         return
     node.container = None
     state.active_nodes += 1
-    for scope in [scope for scope in state.scopes.values() if scope.container is node]:
+    for scope in [*(node.open_scopes or {}).values()]:
         _cancel_scope(state, scope)
 
 
 def _end(state: RunState, status: RunStatus, error: Failure | None = None) -> None:
     """Bring the run to its end; whatever has not ended is cancelled and loses its claim."""
     _cancel_nodes(state, state.root.nodes)
-    for scope in state.scopes.values():
+    for scope in [*state.scopes.values()]:
         _cancel_nodes(state, scope.nodes)
-    state.scopes.clear()
+        state.drop_scope(scope)
     state.root.open_nodes = state.active_nodes = 0
     state.inline.clear()
     state.ready.clear()
@@ -613,12 +648,11 @@ def _cancel_scope(state: RunState, scope: Scope) -> None:
     pending = [scope]
     while pending:
         outer = pending.pop()
-        del state.scopes[outer.path]
-        holders = {node for node in outer.nodes if node.container is not None}
+        state.drop_scope(outer)
+        for node in outer.nodes:
+            pending += (node.open_scopes or {}).values()
         _cancel_nodes(state, outer.nodes)
         outer.open_nodes = 0
-        if holders:
-            pending += [inner for inner in state.scopes.values() if inner.container in holders]
 
 
 def _cancel_nodes(state: RunState, nodes: Iterable[NodeState]) -> None:

@@ -29,6 +29,7 @@ def restore(state: RunState, rows: Rows) -> None:
     opened = {scope.path for scope in open_scopes}
     state.executions = sum(len(scope.nodes) for scope in open_scopes)
     state.executions += sum(len(found) for path, found in rows.items() if path not in opened)
+    state.output_bytes = sum(len(row.output or b"") for found in rows.values() for row in found.values())
     # Of the paths of scopes only those of sub-workflows carry no number.
     state.calls = sum(1 for path in rows if path and not path.endswith("]"))
 
@@ -68,7 +69,7 @@ def _restore_container(state: RunState, node: NodeState, rows: Rows) -> None:
         _restore_scope(state, scope, rows)
         result = _result(scope)
         if result is None:
-            state.scopes[scope.path] = scope
+            state.open_scope(scope)
         else:
             state.held_bytes += (len(result) if isinstance(result, bytes) else 0) - scope.output_bytes()
             container.close(state, scope, result)

@@ -125,7 +125,7 @@ class NodeRow:
 class NodeState(NodeRow):
     """One node execution: a node in a scope."""
 
-    __slots__ = ("container", "due_at", "due_in", "parsed", "position", "scope", "spec", "value")
+    __slots__ = ("container", "due_at", "due_in", "open_scopes", "parsed", "position", "scope", "spec", "value")
 
     def __init__(self, spec: Node, scope: "Scope", position: int) -> None:
         NodeRow.__init__(self)
@@ -135,6 +135,8 @@ class NodeState(NodeRow):
         """Index in the scope's graph."""
         self.container: Container | None = None
         """What has come of a container that runs."""
+        self.open_scopes: dict[str, Scope] | None = None
+        """A container's, by path; None before the first."""
         self.due_in: float | None = None
         """Seconds from the commit until the sweeper looks at it: timer or time-out."""
         self.due_at: str | None = None
@@ -280,6 +282,15 @@ class Linked:
     graph: Graph
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much one run may write, by the operator's settings."""
+
+    output_bytes: int = 256 * 1024 * 1024
+    """Outputs of all its node executions together."""
+    events: int = 1_000_000
+
+
 @dataclass(slots=True)
 class RunState:
     """One run. `version` counts commits; 0 = not committed yet."""
@@ -295,6 +306,7 @@ class RunState:
     """Versions of sub-workflows by what their nodes call them (`Node.link`)."""
     recorded: Mapping[tuple[str, str], NodeRow] = field(default_factory=dict)
     """Results of an earlier run to take in place of running the node, by path without attempts and key."""
+    limits: Limits = field(default_factory=Limits)
     version: int = 0
     status: RunStatus = RunStatus.PENDING
     sequence: int = 0
@@ -311,6 +323,8 @@ class RunState:
     """Nodes of all scopes that were ever opened."""
     calls: int = 0
     """Sub-workflows that were ever called."""
+    output_bytes: int = 0
+    """Outputs of all node executions that there ever were, as they are stored."""
     touched: dict[NodeState, None] = field(default_factory=dict)
     """Nodes changed since the last commit, in order."""
     events: list[dict[str, Any]] = field(default_factory=list)
@@ -326,6 +340,10 @@ class RunState:
     root: Scope = field(init=False)
     scopes: dict[str, Scope] = field(default_factory=dict)
     """Open scopes by path, without the root."""
+    scope_nodes: int = 0
+    """Node executions in them."""
+    dropped: list[Scope] = field(default_factory=list)
+    """Scopes that were open and are not any more, since the last call of `let_go`."""
 
     def __post_init__(self) -> None:
         self.run_text = str(self.run_id)
@@ -336,6 +354,23 @@ class RunState:
     def is_terminal(self) -> bool:
         """The run has ended."""
         return self.status in RUN_TERMINAL
+
+    def open_scope(self, scope: Scope) -> None:
+        """Count a scope among the open ones."""
+        self.scopes[scope.path] = scope
+        self.scope_nodes += len(scope.nodes)
+        node = scope.container
+        if node is not None:
+            node.open_scopes = node.open_scopes or {}
+            node.open_scopes[scope.path] = scope
+
+    def drop_scope(self, scope: Scope) -> None:
+        """Count it among them no more; nothing if it is not there."""
+        if self.scopes.pop(scope.path, None) is not None:
+            self.scope_nodes -= len(scope.nodes)
+            self.dropped.append(scope)
+            if scope.container is not None and scope.container.open_scopes:
+                del scope.container.open_scopes[scope.path]
 
     def find(self, path: str, key: str) -> NodeState | None:
         """The node execution of that name; None when there is none, or its scope has not begun or has ended."""
@@ -367,9 +402,21 @@ class RunState:
         self.events.clear()
         self.ready.clear()
 
+    def let_go(self) -> None:
+        """Take apart what has ended, so that its memory is free at once; nobody may need it any more.
+
+        Scopes and their nodes refer to each other. Left to the collector of cycles, they would live until it comes, and
+        each that lives makes the collector's work longer.
+        """
+        for scope in self.dropped:
+            scope.nodes.clear()
+        self.dropped.clear()
+        if self.is_terminal:
+            self.root.nodes.clear()
+
     def size_bytes(self) -> int:
         """Rough memory of the run, for the cache's budget."""
-        nodes = len(self.root.nodes) + sum(len(scope.nodes) for scope in self.scopes.values())
+        nodes = len(self.root.nodes) + self.scope_nodes
         return 6000 + 500 * nodes + len(self.input) + self.held_bytes
 
 

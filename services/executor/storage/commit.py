@@ -2,7 +2,8 @@
 
 Rows travel as JSON, one text for each table.
 Whatever users made (inputs, outputs, errors, events) travels beside it as bytes that the database does not look into;
-rows name it by its place in that array, counted from 1.
+rows name it by its place in that array, counted from 1. Of large values they hold a reference
+(`services.executor.storage.payloads`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ import orjson
 
 from services.executor.domain.model import NewRun
 from services.executor.engine.state import Failure, NodeState, NodeStatus, RunState
+from services.executor.storage.payloads import INSERT_PAYLOADS, MARK, MAX_INLINE_BYTES, Payloads
 
 REPUBLISH_SECONDS = 1.5
 """A ready node execution that nobody claims for so long is published again."""
@@ -22,7 +24,8 @@ TIMEOUT_GRACE_SECONDS = 5.0
 """How much longer than the time-out a worker has to report it itself."""
 
 # Rows of `created` and `moved` decide what else is written: a run whose version has moved on contributes nothing.
-COMMIT = """
+# A run to go again over is locked, so that it is not removed meanwhile (`services.executor.storage.housekeeping`).
+_CHANGES = """
 WITH created AS (
     INSERT INTO executor.runs (
         id, project_id, workflow_id, version_id, version_number, workflow_name, status, version, sequence, input,
@@ -40,6 +43,7 @@ WITH created AS (
         status smallint, sequence bigint, input int, output int, error int, prompt_tokens bigint,
         completion_tokens bigint, model_calls int, request_hash int, started_by uuid, traceparent text, links jsonb,
         rerun_of uuid, rerun int, timeout_seconds int, priority smallint, concurrency_key text, continue_in float8)
+    WHERE u.rerun_of IS NULL OR (SELECT true FROM executor.runs AS e WHERE e.id = u.rerun_of FOR KEY SHARE)
     ON CONFLICT (id) DO NOTHING
     RETURNING id, status
 ), moved AS (
@@ -103,8 +107,11 @@ WITH created AS (
     FROM json_to_recordset($4::json) AS u (run_id uuid, first_sequence bigint, events int)
     WHERE u.run_id = ANY (ARRAY(SELECT id FROM written))
 )
-SELECT id FROM written
 """
+_ANSWER = "SELECT id FROM written"
+COMMIT = _CHANGES + _ANSWER
+COMMIT_WITH_PAYLOADS = _CHANGES + INSERT_PAYLOADS + _ANSWER
+"""The same when some values are large; takes two parameters more."""
 
 
 class _Blobs:
@@ -112,6 +119,7 @@ class _Blobs:
 
     def __init__(self) -> None:
         self.values: list[bytes] = []
+        self.payloads = Payloads()
 
     def add(self, value: bytes | None) -> int | None:
         """The place of a value; None for none."""
@@ -120,11 +128,15 @@ class _Blobs:
         self.values.append(value)
         return len(self.values)
 
+    def add_json(self, state: RunState, value: bytes | None) -> int | None:
+        """The place of a JSON text, or of the reference to it if it is large."""
+        if value is not None and (len(value) > MAX_INLINE_BYTES or value.startswith(MARK)):
+            value = self.payloads.reference(state, value)
+        return self.add(value)
 
-def commit_arguments(
-    states: Sequence[RunState], new: Mapping[UUID, NewRun]
-) -> tuple[bytes, bytes, bytes, bytes, list[bytes]]:
-    """The five parameters of COMMIT. Runs are sorted by id, so that two commits lock them in one order."""
+
+def commit_statement(states: Sequence[RunState], new: Mapping[UUID, NewRun]) -> tuple[str, list[Any]]:
+    """The statement and its parameters. Runs are sorted by id, so that two commits lock them in one order."""
     ordered = sorted(states, key=lambda state: state.run_id)
     blobs = _Blobs()
     created = [_created_row(state, new[state.run_id], blobs) for state in ordered if state.run_id in new]
@@ -139,7 +151,11 @@ def commit_arguments(
         for state in ordered
         if state.events
     ]
-    return orjson.dumps(created), orjson.dumps(moved), orjson.dumps(nodes), orjson.dumps(events), blobs.values
+    parameters = [orjson.dumps(created), orjson.dumps(moved), orjson.dumps(nodes), orjson.dumps(events), blobs.values]
+    if not blobs.payloads:
+        return COMMIT, parameters
+    contents, uses = blobs.payloads.rows(blobs.add)
+    return COMMIT_WITH_PAYLOADS, [*parameters, orjson.dumps(contents), orjson.dumps(uses)]
 
 
 def _created_row(state: RunState, new: NewRun, blobs: _Blobs) -> dict[str, Any]:
@@ -152,8 +168,8 @@ def _created_row(state: RunState, new: NewRun, blobs: _Blobs) -> dict[str, Any]:
         "workflow_name": new.workflow_name,
         "status": state.status,
         "sequence": state.sequence,
-        "input": blobs.add(state.input),
-        "output": blobs.add(state.output),
+        "input": blobs.add_json(state, state.input),
+        "output": blobs.add_json(state, state.output),
         "error": blobs.add(failure_json(state.error)),
         "prompt_tokens": state.usage.prompt_tokens,
         "completion_tokens": state.usage.completion_tokens,
@@ -163,7 +179,7 @@ def _created_row(state: RunState, new: NewRun, blobs: _Blobs) -> dict[str, Any]:
         "traceparent": state.traceparent,
         "links": {name: str(linked.version_id) for name, linked in state.links.items()} or None,
         "rerun_of": _text(new.rerun_of),
-        "rerun": blobs.add(new.rerun),
+        "rerun": blobs.add_json(state, new.rerun),
         "timeout_seconds": new.timeout_seconds,
         "continue_in": _continue_in(state),
         "priority": state.priority,
@@ -178,7 +194,7 @@ def _moved_row(state: RunState, blobs: _Blobs) -> dict[str, Any]:
         "continue_in": _continue_in(state),
         "status": state.status,
         "sequence": state.sequence,
-        "output": blobs.add(state.output),
+        "output": blobs.add_json(state, state.output),
         "error": blobs.add(failure_json(state.error)),
         "prompt_tokens": state.usage.prompt_tokens,
         "completion_tokens": state.usage.completion_tokens,
@@ -201,8 +217,8 @@ def _node_row(state: RunState, node: NodeState, blobs: _Blobs) -> dict[str, Any]
         "worker": node.worker,
         "claim_id": node.claim_id,
         "port": node.port,
-        "input": blobs.add(node.input),
-        "output": blobs.add(node.output),
+        "input": blobs.add_json(state, node.input),
+        "output": blobs.add_json(state, node.output),
         "error": blobs.add(failure_json(node.error)),
         "prompt_tokens": node.usage.prompt_tokens,
         "completion_tokens": node.usage.completion_tokens,

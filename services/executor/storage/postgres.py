@@ -1,7 +1,9 @@
 """RunStore on PostgreSQL: prepared statements on held asyncpg connections."""
 
+import asyncio
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
+from itertools import chain
 from typing import Any
 from uuid import UUID
 
@@ -22,8 +24,9 @@ from services.executor.domain.model import (
 from services.executor.domain.store import Overdue, StoredRun, UnstorableError
 from services.executor.engine.state import NodeRow, NodeStatus, RunState, RunStatus, Usage
 from services.executor.storage import queries
-from services.executor.storage.commit import COMMIT, commit_arguments, failure_from_json
+from services.executor.storage.commit import commit_statement, failure_from_json
 from services.executor.storage.connections import connection_of
+from services.executor.storage.payloads import Contents, read_steadily
 from services.kit.errors import UnavailableError
 from services.kit.pool import Pool
 
@@ -78,6 +81,9 @@ INSERT INTO executor.versions (id, project_id, workflow_id, workflow_name, numbe
 VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (id) DO NOTHING
 """
 
+_ROWS_AT_ONCE = 1_000
+"""Rows of a large run that are made into objects before others get their turn."""
+
 
 class PostgresRunStore:
     """RunStore on one pool."""
@@ -87,10 +93,10 @@ class PostgresRunStore:
 
     async def commit(self, states: Sequence[RunState], new: dict[UUID, NewRun]) -> set[UUID]:
         """See RunStore."""
-        arguments = commit_arguments(states, new)
+        statement, parameters = commit_statement(states, new)
         async with self._connection() as connection:
             try:
-                rows = await connection.fetch(COMMIT, *arguments)
+                rows = await connection.fetch(statement, *parameters)
             except (
                 asyncpg.DeadlockDetectedError,
                 asyncpg.SerializationError,
@@ -109,34 +115,25 @@ class PostgresRunStore:
 
     async def load(self, run_ids: Sequence[UUID]) -> list[StoredRun]:
         """See RunStore. Runs are read before nodes: one that moves in between fails its next commit and is reread."""
+        return await read_steadily(lambda: self._load(run_ids))
+
+    async def _load(self, run_ids: Sequence[UUID]) -> list[StoredRun]:
         async with self._connection() as connection:
             runs = await connection.fetch(_LOAD_RUNS, run_ids)
             nodes = await connection.fetch(_LOAD_NODES, run_ids)
+            projects: dict[UUID, UUID] = {row["id"]: row["project_id"] for row in runs}
+            # A run that has begun between the two queries is as good as missing.
+            nodes = [row for row in nodes if row["run_id"] in projects]
+            values = [(row["project_id"], row[name]) for row in runs for name in ("input", "output", "rerun")]
+            of_nodes = ((projects[row["run_id"]], row[name]) for name in ("input", "output") for row in nodes)
+            contents = await Contents.read(connection, chain(values, of_nodes))
         found: dict[UUID, dict[str, dict[str, NodeRow]]] = {row["id"]: {} for row in runs}
-        for row in nodes:
-            if row["run_id"] in found:
-                found[row["run_id"]].setdefault(row["item_path"], {})[row["node_key"]] = _node_row(row)
-        return [
-            StoredRun(
-                run_id=row["id"],
-                project_id=str(row["project_id"]),
-                version_id=row["version_id"],
-                version=row["version"],
-                status=RunStatus(row["status"]),
-                sequence=row["sequence"],
-                input=row["input"],
-                output=row["output"],
-                error=failure_from_json(row["error"]),
-                usage=Usage(row["prompt_tokens"], row["completion_tokens"], row["model_calls"]),
-                traceparent=row["traceparent"],
-                priority=row["priority"],
-                links={name: UUID(version_id) for name, version_id in orjson.loads(row["links"] or b"{}").items()},
-                rerun_of=row["rerun_of"],
-                rerun=row["rerun"],
-                nodes=found[row["id"]],
-            )
-            for row in runs
-        ]
+        for number, row in enumerate(nodes, 1):
+            node = _node_row(row, projects[row["run_id"]], contents)
+            found[row["run_id"]].setdefault(row["item_path"], {})[row["node_key"]] = node
+            if number % _ROWS_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        return [_stored_run(row, contents, found[row["id"]]) for row in runs]
 
     async def run_versions(self, run_ids: Sequence[UUID]) -> dict[UUID, int]:
         """See RunStore."""
@@ -218,8 +215,12 @@ class PostgresRunStore:
 
     async def get_run(self, project_id: UUID, run_id: UUID) -> RunView:
         """See RunStore."""
-        async with self._connection() as connection:
-            return await queries.get_run(connection, project_id, run_id)
+
+        async def read() -> RunView:
+            async with self._connection() as connection:
+                return await queries.get_run(connection, project_id, run_id)
+
+        return await read_steadily(read)
 
     async def list_runs(
         self, project_id: UUID, run_filter: RunFilter, *, limit: int, after: tuple[Any, UUID] | None
@@ -232,8 +233,12 @@ class PostgresRunStore:
         self, project_id: UUID, run_id: UUID, *, limit: int, after: tuple[Any, str, str] | None
     ) -> list[tuple[Any, NodeExecutionView]]:
         """See RunStore."""
-        async with self._connection() as connection:
-            return await queries.list_node_executions(connection, project_id, run_id, limit=limit, after=after)
+
+        async def read() -> list[tuple[Any, NodeExecutionView]]:
+            async with self._connection() as connection:
+                return await queries.list_node_executions(connection, project_id, run_id, limit=limit, after=after)
+
+        return await read_steadily(read)
 
     async def list_events(self, project_id: UUID, run_id: UUID, *, after: int, limit: int) -> list[EventView]:
         """See RunStore."""
@@ -244,7 +249,29 @@ class PostgresRunStore:
         return connection_of(self.pool)
 
 
-def _node_row(row: asyncpg.Record) -> NodeRow:
+def _stored_run(row: asyncpg.Record, contents: Contents, nodes: dict[str, dict[str, NodeRow]]) -> StoredRun:
+    project_id = row["project_id"]
+    return StoredRun(
+        run_id=row["id"],
+        project_id=str(project_id),
+        version_id=row["version_id"],
+        version=row["version"],
+        status=RunStatus(row["status"]),
+        sequence=row["sequence"],
+        input=contents.of(project_id, row["input"]) or b"",
+        output=contents.of(project_id, row["output"]),
+        error=failure_from_json(row["error"]),
+        usage=Usage(row["prompt_tokens"], row["completion_tokens"], row["model_calls"]),
+        traceparent=row["traceparent"],
+        priority=row["priority"],
+        links={name: UUID(version_id) for name, version_id in orjson.loads(row["links"] or b"{}").items()},
+        rerun_of=row["rerun_of"],
+        rerun=contents.of(project_id, row["rerun"]),
+        nodes=nodes,
+    )
+
+
+def _node_row(row: asyncpg.Record, project_id: UUID, contents: Contents) -> NodeRow:
     return NodeRow(
         status=NodeStatus(row["status"]),
         epoch=row["epoch"],
@@ -253,8 +280,8 @@ def _node_row(row: asyncpg.Record) -> NodeRow:
         worker=row["worker"],
         claim_id=row["claim_id"],
         port=row["port"],
-        input=row["input"],
-        output=row["output"],
+        input=contents.of(project_id, row["input"]),
+        output=contents.of(project_id, row["output"]),
         error=failure_from_json(row["error"]),
         usage=Usage(row["prompt_tokens"], row["completion_tokens"], row["model_calls"]),
         handler_seconds=row["handler_seconds"],

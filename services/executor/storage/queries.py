@@ -1,36 +1,22 @@
 """What people read: runs, node executions and events."""
 
-from typing import Any, TypeAlias
+from typing import Any
 from uuid import UUID
 
 import asyncpg
 import orjson
-from asyncpg.pool import PoolConnectionProxy
 
 from services.executor.domain.model import EventView, NodeExecutionView, RunFilter, RunNotFoundError, RunView
 from services.executor.engine.state import NodeStatus, RunStatus, Usage
 from services.executor.engine.waits import takes_token
 from services.executor.storage.commit import failure_from_json
-
-Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
+from services.executor.storage.payloads import Connection, Contents
 
 _RUN_COLUMNS = """
 id, project_id, workflow_id, version_id, version_number, workflow_name, status, error, prompt_tokens, completion_tokens,
 model_calls, created_at, started_at, finished_at, sequence, rerun_of
 """
 _GET_RUN = f"SELECT {_RUN_COLUMNS}, input, output, request_hash FROM executor.runs WHERE id = $1 AND project_id = $2"  # noqa: S608 - constant text
-
-
-_LIST_RUNS = f"""
-SELECT {_RUN_COLUMNS} FROM executor.runs
-WHERE project_id = $1
-    AND ($2::smallint[] IS NULL OR status = ANY($2))
-    AND ($3::uuid IS NULL OR workflow_id = $3)
-    AND ($4::timestamptz IS NULL OR created_at > $4)
-    AND ($5::timestamptz IS NULL OR created_at < $5)
-    AND ($6::timestamptz IS NULL OR (created_at, id) < ($6, $7::uuid))
-ORDER BY created_at DESC, id DESC LIMIT $8
-"""  # noqa: S608 - constant text
 _LIST_NODES = """
 SELECT n.*, coalesce(n.queued_at, n.finished_at) AS place
 FROM executor.node_executions n
@@ -51,26 +37,59 @@ async def get_run(connection: Connection, project_id: UUID, run_id: UUID) -> Run
     row = await connection.fetchrow(_GET_RUN, run_id, project_id)
     if row is None:
         raise RunNotFoundError(run_id)
-    return _run(row, input=row["input"], output=row["output"], request_hash=row["request_hash"])
+    contents = await Contents.read(connection, [(project_id, row["input"]), (project_id, row["output"])])
+    return _run(
+        row,
+        input=contents.of(project_id, row["input"]),
+        output=contents.of(project_id, row["output"]),
+        request_hash=row["request_hash"],
+    )
 
 
 async def list_runs(
     connection: Connection, project_id: UUID, run_filter: RunFilter, *, limit: int, after: tuple[Any, UUID] | None
 ) -> list[RunView]:
     """Runs, newest first."""
-    created_at, last_id = after or (None, None)
-    rows = await connection.fetch(
-        _LIST_RUNS,
-        project_id,
-        list(run_filter.statuses) or None,
-        run_filter.workflow_id,
-        run_filter.created_after,
-        run_filter.created_before,
-        created_at,
-        last_id,
-        limit,
-    )
-    return [_run(row) for row in rows]
+    statement, parameters = _list_runs_statement(project_id, run_filter, limit, after)
+    return [_run(row) for row in await connection.fetch(statement, *parameters)]
+
+
+def _list_runs_statement(
+    project_id: UUID, run_filter: RunFilter, limit: int, after: tuple[Any, UUID] | None
+) -> tuple[str, list[Any]]:
+    """The query for just these filters, so that each has the plan, and the index, that is its own.
+
+    One SELECT for each status, merged: each reads the newest few of an index that is ordered by time.
+    """
+    parameters: list[Any] = [project_id, limit]
+    conditions: list[str] = []
+
+    def require(condition: str, *values: Any) -> None:
+        parameters.extend(values)
+        places = range(len(parameters) - len(values) + 1, len(parameters) + 1)
+        conditions.append(condition.format(*(f"${place}" for place in places)))
+
+    if run_filter.workflow_id is not None:
+        require("workflow_id = {}", run_filter.workflow_id)
+    if run_filter.created_after is not None:
+        require("created_at > {}", run_filter.created_after)
+    if run_filter.created_before is not None:
+        require("created_at < {}", run_filter.created_before)
+    if after is not None:
+        require("(created_at, id) < ({}, {})", *after)
+    order = "ORDER BY created_at DESC, id DESC LIMIT $2"
+    selects = []
+    statuses: list[RunStatus | None] = [*sorted(set(run_filter.statuses))] or [None]
+    for status in statuses:
+        has_own_index = status not in (None, RunStatus.SUCCEEDED)
+        # A workflow's runs are read by its own index: this comparison is one that the project's cannot serve. Left to
+        # choose without knowing the workflow, the planner walks the project's runs until it has met enough of it.
+        project = "IS NOT DISTINCT FROM" if run_filter.workflow_id is not None and not has_own_index else "="
+        # A literal: the index of those that are not succeeded is used only where the query itself excludes them.
+        wanted = [] if status is None else [f"status = {int(status)}"]
+        where = " AND ".join([f"project_id {project} $1", *conditions, *wanted])
+        selects.append(f"(SELECT {_RUN_COLUMNS} FROM executor.runs WHERE {where} {order})")  # noqa: S608 - made of constants and numbers
+    return " UNION ALL ".join(selects) + (f" {order}" if len(selects) > 1 else ""), parameters
 
 
 async def list_node_executions(
@@ -80,7 +99,9 @@ async def list_node_executions(
     await _require_run(connection, project_id, run_id)
     place, key, path = after or (None, None, None)
     rows = await connection.fetch(_LIST_NODES, run_id, place, key, path, limit)
-    return [(row["place"], _node_execution(row)) for row in rows]
+    values = [(project_id, row[name]) for row in rows for name in ("input", "output")]
+    contents = await Contents.read(connection, values)
+    return [(row["place"], _node_execution(row, project_id, contents)) for row in rows]
 
 
 async def list_events(
@@ -132,7 +153,7 @@ def _run(row: asyncpg.Record, **more: Any) -> RunView:
     )
 
 
-def _node_execution(row: asyncpg.Record) -> NodeExecutionView:
+def _node_execution(row: asyncpg.Record, project_id: UUID, contents: Contents) -> NodeExecutionView:
     status = NodeStatus(row["status"])
     is_open = status is NodeStatus.WAITING and row["error"] is None
     attempt = row["failures"] + (status in (NodeStatus.RUNNING, NodeStatus.SUCCEEDED))
@@ -142,8 +163,8 @@ def _node_execution(row: asyncpg.Record) -> NodeExecutionView:
         type=row["type"],
         status=status,
         attempt=attempt,
-        input=row["input"],
-        output=row["output"],
+        input=contents.of(project_id, row["input"]),
+        output=contents.of(project_id, row["output"]),
         error=failure_from_json(row["error"]),
         usage=Usage(row["prompt_tokens"], row["completion_tokens"], row["model_calls"]),
         port=row["port"],

@@ -1,12 +1,14 @@
 """Tables of the schema `executor`, as the queries see them. The revisions in `migrations/` make them.
 
-`bytea` columns hold JSON that the engine never looks into by SQL: the bytes pass through untouched.
+`bytea` columns hold JSON that the engine never looks into by SQL: the bytes pass through untouched. Inputs, outputs and
+`runs.rerun` over 16 KiB are held as references (`services.executor.storage.payloads`).
 """
 
 from sqlalchemy import (
     ARRAY,
     TIMESTAMP,
     BigInteger,
+    CheckConstraint,
     Column,
     Double,
     Index,
@@ -81,6 +83,8 @@ runs = Table(
     Index("runs_workflow_id_created_at_idx", "workflow_id", "created_at", "id"),
     Index("runs_continue_at_idx", "continue_at", postgresql_where=text("continue_at IS NOT NULL")),
     Index("runs_deadline_at_idx", "deadline_at", postgresql_where=text("status < 4")),
+    Index("runs_status_idx", "project_id", "status", "created_at", "id", postgresql_where=text("status <> 4")),
+    Index("runs_rerun_of_idx", "rerun_of", postgresql_where=text("rerun_of IS NOT NULL")),
     Index("runs_open_idx", "project_id", postgresql_where=text("status < 4")),
     Index("runs_pending_idx", "workflow_id", "concurrency_key", "created_at", postgresql_where=text("status = 1")),
     postgresql_with={"fillfactor": "70"},
@@ -140,6 +144,38 @@ run_events = Table(
     Column("events", LargeBinary, nullable=False),
     Column("at", TIMESTAMP(timezone=True), nullable=False, server_default=func.now()),
     PrimaryKeyConstraint("run_id", "first_sequence"),
+)
+
+# Large values by content: the rows above hold a zero byte and the hash.
+payloads = Table(
+    "payloads",
+    metadata,
+    Column("project_id", Uuid, nullable=False),
+    Column("hash", LargeBinary, nullable=False),  # SHA-256
+    Column("data", LargeBinary, nullable=False),  # always out of line, so that a new used_at does not copy it
+    Column("used_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.now()),  # to the hour
+    PrimaryKeyConstraint("project_id", "hash"),
+    Index("payloads_used_at_idx", "used_at"),
+    postgresql_with={"toast_tuple_target": "128"},
+)
+
+# Which runs hold a reference to a payload: from its first one until they are removed.
+run_payloads = Table(
+    "run_payloads",
+    metadata,
+    Column("run_id", Uuid, nullable=False),
+    Column("project_id", Uuid, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("run_id", "hash"),
+    Index("run_payloads_hash_idx", "hash", "project_id"),
+)
+
+# Days that ended runs are kept, of projects for which the operator's setting does not hold.
+retentions = Table(
+    "retentions",
+    metadata,
+    Column("project_id", Uuid, primary_key=True),
+    Column("days", Integer, CheckConstraint("days BETWEEN 1 AND 36500", name="retentions_days_check"), nullable=False),
 )
 
 workers = Table(

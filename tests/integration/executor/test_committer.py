@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import orjson
@@ -12,7 +13,7 @@ from services.executor.domain.committer import RunExistsError
 from services.executor.domain.model import NodeRef
 from services.executor.engine import decide
 from services.executor.engine.decide import Verdict
-from services.executor.engine.state import RunState, RunStatus
+from services.executor.engine.state import NodeState, RunState, RunStatus
 from services.executor.storage.postgres import PostgresRunStore
 from services.kit.ids import new_id
 from services.kit.postgres import open_pool
@@ -123,3 +124,26 @@ async def test_a_node_that_reads_more_than_a_message_holds_fails_and_says_so(
     run = await one.store.get_run(PROJECT, run_id)
     assert run.error is not None
     assert run.error.reason == "JOB_TOO_LARGE"
+
+
+async def test_what_a_run_held_in_memory_is_free_when_it_ends(executors: tuple[Executor, Executor]) -> None:
+    one, _ = executors
+    body = {"nodes": [{"key": "inner", "type": "noop", "config": {}}], "edges": []}
+    version_id = await a_version(one, {"key": "each", "type": "map", "config": {"items": [1, 2, 3], "body": body}})
+    gc.collect()
+    gc.disable()  # only what nothing refers to is free without it
+    try:
+        before = held_nodes()
+        run_id = new_id()
+        await one.start(run_id, version_id)
+        refs = [(NodeRef(run_id, "inner", f"each[{number}]"), 0) for number in range(3)]
+        for job in (await one.jobs.claim("w", refs, "c")).jobs:
+            await one.jobs.report("w", [success(job.ref, job.epoch)], free_slots=0, queues=QUEUES)
+        assert (await one.store.get_run(PROJECT, run_id)).status is RunStatus.SUCCEEDED
+        assert held_nodes() == before
+    finally:
+        gc.enable()
+
+
+def held_nodes() -> int:
+    return sum(isinstance(held, NodeState) for held in gc.get_objects())

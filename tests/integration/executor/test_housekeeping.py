@@ -38,7 +38,7 @@ async def pool(url: str) -> AsyncIterator[Pool]:
 @pytest.fixture
 async def housekeeper(url: str) -> AsyncIterator[Housekeeper]:
     engine = open_engine(url)
-    yield Housekeeper(PostgresHousekeepingStore(engine), max_run_seconds=LONGEST_RUN, interval=0.05)
+    yield Housekeeper(PostgresHousekeepingStore(engine), max_run_seconds=LONGEST_RUN, retention_days=30, interval=0.05)
     await engine.dispose()
 
 

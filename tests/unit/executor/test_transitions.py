@@ -9,7 +9,7 @@ from services.executor.domain.jobs import _claim_successors
 from services.executor.engine import decide
 from services.executor.engine.decide import Verdict
 from services.executor.engine.graph import Graph, Node, NodeKind, RetryPolicy
-from services.executor.engine.state import Failure, NodeStatus, RunState, RunStatus
+from services.executor.engine.state import Failure, Limits, NodeStatus, RunState, RunStatus, Usage
 
 KINDS = {
     "work": NodeKind(inline=False, queue="default", default_timeout=60),
@@ -33,7 +33,7 @@ def node(key: str, type: str, config: dict[str, Any] | None = None, retry: Retry
     )
 
 
-def started(*nodes: Node) -> RunState:
+def started(*nodes: Node, limits: Limits | None = None) -> RunState:
     state = RunState(
         run_id=uuid4(),
         project_id=str(uuid4()),
@@ -42,6 +42,7 @@ def started(*nodes: Node) -> RunState:
         version_number=1,
         graph=Graph(list(nodes), [], KINDS),
         input=b"{}",
+        limits=limits or Limits(),
     )
     decide.start(state)
     return state
@@ -76,6 +77,36 @@ def test_a_timer_of_an_earlier_attempt_does_not_cut_the_wait_for_the_next_short(
             assert decide.wake(state, state.root.nodes[0], first_timer) is Verdict.ACCEPTED
     assert decide.wake(state, state.root.nodes[0], first_timer) is Verdict.STALE
     assert state.root.nodes[0].status is NodeStatus.WAITING
+
+
+def test_an_output_that_brings_the_run_over_its_limit_fails_its_node_and_says_how_to_go_on() -> None:
+    state = started(node("a", "work"), node("b", "work"), limits=Limits(output_bytes=10))
+    for name, output in (("a", b"123456"), ("b", b"12345")):
+        found = state.find("", name)
+        assert found is not None
+        decide.claim(state, found, found.epoch, worker="w", claim_id="c")
+        verdict = decide.report_success(
+            state, found, found.epoch, output=output, port="", usage=Usage(), shown_input=None
+        )
+        assert verdict is Verdict.ACCEPTED
+    assert state.status is RunStatus.FAILED
+    assert state.error is not None
+    assert (state.error.reason, state.error.node_key) == ("RUN_OUTPUTS_TOO_LARGE", "b")
+    for part in ("5 bytes", "11 bytes", "limit is 10", "HEADRACE_EXECUTOR_MAX_RUN_OUTPUT_BYTES"):
+        assert part in state.error.message
+
+
+def test_a_run_with_too_many_events_runs_no_more_nodes() -> None:
+    state = started(node("a", "work"), node("t", "delay", {"seconds": 1}), limits=Limits(events=2))
+    waiting, worker = state.find("", "t"), state.find("", "a")
+    assert waiting is not None
+    assert worker is not None
+    assert waiting.status is NodeStatus.WAITING
+    failure = decide.exhausted(state, worker)
+    assert failure is not None
+    assert decide.refuse(state, worker, failure) is Verdict.ACCEPTED
+    assert (state.status, failure.reason) == (RunStatus.FAILED, "TOO_MANY_EVENTS")
+    assert "2 events" in failure.message
 
 
 def test_a_claim_that_was_under_way_while_the_node_was_run_gets_nothing() -> None:

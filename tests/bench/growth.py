@@ -1,0 +1,197 @@
+"""How the cost of a node grows with the size of its run and with the number of open runs.
+
+`python -m tests.bench.growth --plot growth.svg` runs the executor's own parts in this process on a database of its own,
+with workers that report at once. Flat lines are what is wanted.
+"""
+
+import argparse
+import asyncio
+import gc
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import orjson
+import psutil
+from headrace.common.v1 import value_pb2
+from headrace.workflows.v1 import definition_pb2
+
+from services.executor.domain.jobs import Job
+from services.executor.domain.model import NodeRef, Version
+from services.executor.engine.state import RUN_TERMINAL
+from services.executor.storage.postgres import PostgresRunStore
+from services.executor.transport.convert import graph_from_definition
+from services.kit.ids import new_id
+from services.kit.pool import Pool
+from services.kit.postgres import open_pool
+from tests.bench import plot
+from tests.bench.machine import describe
+from tests.support import backends
+from tests.support.executors import PROJECT, QUEUES, Executor, committing, success
+
+HEADER = f"{'kind':<8} {'us a node':>10} {'processor':>10} {'memory, MiB':>12}"
+_READY = """
+SELECT node_key, item_path, epoch FROM executor.node_executions
+WHERE run_id = $1 AND status = 2 AND queue <> '' LIMIT 500
+"""
+AT_ONCE = 32
+"""Chains of a run of worker nodes, and jobs that are under way at a time."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a node, in microseconds; memory in MiB."""
+
+    wall: float
+    processor: float
+    memory: float
+
+
+def chains(nodes: int, width: int, type: str) -> definition_pb2.Definition:
+    """So many nodes in `width` chains beside each other."""
+    config = {"transform": {"values": {"a": 1}}, "noop": {"value": 1}}[type]
+    json = value_pb2.Json(utf8=orjson.dumps(config))
+    definition = definition_pb2.Definition()
+    for number in range(nodes):
+        definition.nodes.append(definition_pb2.Node(key=f"n{number}", type=type, config=json))
+        if number >= width:
+            definition.edges.append(definition_pb2.Edge(source=f"n{number - width}", target=f"n{number}"))
+    return definition
+
+
+def mapped(items: int, concurrency: int) -> definition_pb2.Definition:
+    """A map over so many items, a worker node for each."""
+    body = {"nodes": [{"key": "inner", "type": "noop", "config": {"value": 1}}], "edges": []}
+    config = {"items": list(range(items)), "concurrency": concurrency, "body": body}
+    return one_node("map", config)
+
+
+def one_node(type: str, config: object) -> definition_pb2.Definition:
+    """A definition of one node."""
+    json = value_pb2.Json(utf8=orjson.dumps(config))
+    return definition_pb2.Definition(nodes=[definition_pb2.Node(key="n0", type=type, config=json)])
+
+
+KINDS: dict[str, Callable[[int], definition_pb2.Definition]] = {
+    "inline": lambda nodes: chains(nodes, 1, "transform"),
+    "worker": lambda nodes: chains(nodes, min(nodes, AT_ONCE), "noop"),
+    "map": lambda items: mapped(items, AT_ONCE),
+    "wide map": lambda items: mapped(items, items),
+}
+
+
+class Bench:
+    """One executor and a worker that does nothing."""
+
+    def __init__(self, executor: Executor, pool: Pool) -> None:
+        self._executor = executor
+        self._pool = pool
+        self._process = psutil.Process()
+
+    async def cost(self, kind: str, nodes: int, *, repeat: int) -> Cost:
+        """Of a node in runs of this kind and size, the first run not counted."""
+        version = await self._version(KINDS[kind](nodes))
+        await self._run(version, nodes, inline=kind == "inline")
+        gc.collect()
+        memory, wall, used = self.memory(), time.perf_counter(), time.process_time()
+        for _ in range(repeat):
+            await self._run(version, nodes, inline=kind == "inline")
+        count = repeat * nodes / 1e6
+        return Cost((time.perf_counter() - wall) / count, (time.process_time() - used) / count, self.memory() - memory)
+
+    async def open_waiting(self, count: int) -> None:
+        """Start runs that wait for a day."""
+        version = await self._version(one_node("delay", {"seconds": 86_400}))
+        for first in range(0, count, 500):
+            starts = range(first, min(first + 500, count))
+            await asyncio.gather(*(self._executor.start(new_id(), version.id, {}) for _ in starts))
+
+    def memory(self) -> float:
+        """Of this process, resident, in MiB."""
+        return float(self._process.memory_info().rss) / 2**20
+
+    async def _version(self, definition: definition_pb2.Definition) -> Version:
+        data = definition.SerializeToString()
+        graph = graph_from_definition(data, self._executor.kinds)
+        version = Version(new_id(), PROJECT, uuid4(), "w", 1, data, graph)
+        await self._executor.store.keep_version(version)
+        return version
+
+    async def _run(self, version: Version, nodes: int, *, inline: bool) -> None:
+        run_id = new_id()
+        await self._executor.start(run_id, version.id, {})
+        if not inline:
+            await self._work(run_id, nodes)
+        with self._executor.watchers.watch(run_id) as watch:
+            while (await self._executor.store.get_run(PROJECT, run_id)).status not in RUN_TERMINAL:
+                await watch.moved.wait()
+                watch.moved.clear()
+
+    async def _work(self, run_id: UUID, nodes: int) -> None:
+        """Do all jobs of a run: those that a report brings, and those that its answer leaves to be claimed."""
+        done, jobs = 0, list[Job]()
+        while done < nodes:
+            if not jobs:
+                ready = await self._ready(run_id)
+                jobs = (await self._executor.jobs.claim("w", ready, str(uuid4()))).jobs
+            reports = [success(job.ref, job.epoch) for job in jobs]
+            answers = await self._executor.jobs.report("w", reports, free_slots=AT_ONCE, queues=QUEUES)
+            done += len(jobs)
+            jobs = [job for answer in answers for job in answer.next]
+
+    async def _ready(self, run_id: UUID) -> list[tuple[NodeRef, int]]:
+        """What wake-ups would say."""
+        while True:
+            rows = await self._pool.fetch(_READY, run_id)
+            if rows:
+                return [(NodeRef(run_id, row[0], row[1]), row[2]) for row in rows]
+
+
+async def growth(bench: Bench, sizes: list[int], total: int) -> dict[str, list[tuple[float, float]]]:
+    """Print the table of sizes; returns processor time a node by kind and size."""
+    print(f"  {'nodes':>7} {HEADER}")
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for kind in KINDS:
+        for size in sizes:
+            cost = await bench.cost(kind, size, repeat=max(1, total // size))
+            lines.setdefault(kind, []).append((size, cost.processor))
+            print(f"  {size:>7} {kind:<8} {cost.wall:>10.0f} {cost.processor:>10.0f} {cost.memory:>12.1f}", flush=True)
+    return lines
+
+
+async def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.growth", description=__doc__)
+    parser.add_argument("--sizes", default="10,100,1000,10000", help="nodes of a run")
+    parser.add_argument("--open", default="1,100,10000", help="runs that wait meanwhile")
+    parser.add_argument("--nodes", type=int, default=5_000, help="nodes of each figure, at least one run")
+    parser.add_argument("--plot", type=Path, help="where to write a plot (SVG)")
+    given = parser.parse_args()
+    print(f"Machine: {describe()}")
+    url = await backends.fresh_database("executor")
+    pool = await open_pool(url, size=8)
+    executor = Executor(PostgresRunStore(pool))
+    try:
+        async with committing(executor):
+            bench = Bench(executor, pool)
+            lines = await growth(bench, [int(size) for size in given.sizes.split(",")], given.nodes)
+            opened = 0
+            print(f"\n  Runs of 100 nodes while others are open\n  {'open':>7} {HEADER}")
+            for count in (int(count) for count in given.open.split(",")):
+                await bench.open_waiting(count - opened)
+                opened = count
+                for kind in KINDS:
+                    cost = await bench.cost(kind, 100, repeat=max(1, given.nodes // 100))
+                    lines.setdefault(f"{kind}, by open runs", []).append((count, cost.processor))
+                    print(f"  {count:>7} {kind:<8} {cost.wall:>10.0f} {cost.processor:>10.0f} {bench.memory():>12.1f}")
+            if given.plot:
+                given.plot.write_text(plot.svg("Processor time of the executor a node, us", lines))
+    finally:
+        await pool.close()
+        await backends.drop_database(url)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
