@@ -13,7 +13,8 @@ from uuid import UUID
 
 import orjson
 
-from services.executor.domain.model import EventView, NodeRef, RunNotFoundError, RunView
+from services.executor.domain.model import EventView, NodeRef, RunNotFoundError, RunView, WorkerLease
+from services.executor.domain.refill import Census, FoundReady
 from services.executor.domain.store import Overdue, UnstorableError
 from services.executor.storage.queries import _run
 from tests.simulation.rows import Rows
@@ -22,6 +23,7 @@ EPOCH = datetime(2030, 1, 1, tzinfo=UTC)
 UNSTORABLE = b'"unstorable"'
 """An output that no column takes."""
 READY, RUNNING, WAITING = 2, 3, 4
+_EXECUTOR_SECONDS = 3.0
 NodeKey = tuple[UUID, str, str]
 Row = dict[str, Any]
 
@@ -55,8 +57,10 @@ class Database:
         self.open: dict[NodeKey, Row] = {}
         """Node executions that are ready, running or waiting: the partial index."""
         self.events: dict[UUID, list[tuple[float, list[dict[str, Any]]]]] = {}
-        self.workers: dict[str, float] = {}
-        """When each worker's lease ends."""
+        self.workers: dict[str, tuple[float, WorkerLease]] = {}
+        """When each worker's lease ends, and what it told."""
+        self.executors: dict[str, float] = {}
+        """When each executor's note of itself ends."""
         self.versions: dict[UUID, Row] = {}
 
     # storage/commit.py
@@ -76,6 +80,7 @@ class Database:
                     "version": 1,
                     "created_at": now,
                     "deadline_at": now + row["timeout_seconds"],
+                    "continue_at": _after(now, row["continue_in"]),
                     "started_at": now if row["status"] >= 2 else None,
                     "finished_at": now if row["status"] >= 4 else None,
                 }
@@ -85,7 +90,14 @@ class Database:
                 before[row["id"]] = dict(old)
                 started_at = old["started_at"] if old["started_at"] is not None else now if row["status"] >= 2 else None
                 finished_at = now if row["status"] >= 4 else None
-                old.update(row, version=old["version"] + 1, started_at=started_at, finished_at=finished_at)
+                continue_at = _after(now, row["continue_in"])
+                old.update(
+                    row,
+                    version=old["version"] + 1,
+                    started_at=started_at,
+                    finished_at=finished_at,
+                    continue_at=continue_at,
+                )
         nodes: dict[UUID, list[tuple[Row | None, Row]]] = {run_id: [] for run_id in before}
         for row in rows.nodes:
             if row["run_id"] in before:
@@ -104,9 +116,12 @@ class Database:
         key = row["run_id"], row["node_key"], row["item_path"]
         due_at, due_in, status = row["due_at"], row["due_in"], row["status"]
         old = self.nodes.setdefault(row["run_id"], {}).get(key)
+        ready_again = old is None or status == READY
         new = {
             **row,
             "publications": 0,
+            "queued_at": now if ready_again or old is None else old["queued_at"],
+            "project_id": row.get("project_id") or (old["project_id"] if old else None),
             "due_at": (due_at - EPOCH).total_seconds() if due_at else None if due_in is None else now + due_in,
         }
         self.nodes[row["run_id"]][key] = new
@@ -130,9 +145,9 @@ class Database:
         """See RunStore."""
         return {run_id: self.runs[run_id]["version"] for run_id in run_ids if run_id in self.runs}
 
-    def renew_lease(self, worker_id: str, seconds: float) -> None:
+    def renew_lease(self, worker: WorkerLease, seconds: float) -> None:
         """_RENEW_LEASE."""
-        self.workers[worker_id] = self.now() + seconds
+        self.workers[worker.worker_id] = self.now() + seconds, worker
 
     def revoked(self, worker_id: str, held: Sequence[tuple[NodeRef, int]]) -> list[tuple[NodeRef, int]]:
         """_REVOKED."""
@@ -146,11 +161,11 @@ class Database:
     def find_overdue(self, limit: int) -> Overdue:
         """_OVERDUE."""
         now = self.now()
-        overdue = Overdue([], [], [], [])
+        overdue = Overdue([], [], [], [], [])
         for key, row in sorted(self.open.items(), key=lambda item: item[1]["due_at"] or now):
             found = NodeRef(*key), row["epoch"]
             if row["status"] == RUNNING:
-                if self.workers.get(row["worker"], now) < now:
+                if self.workers.get(row["worker"], (now,))[0] < now:
                     overdue.lost.append(found)
                 if row["due_at"] is not None and row["due_at"] < now:
                     overdue.timed_out.append(found)
@@ -161,18 +176,52 @@ class Database:
             for run_id, run in self.runs.items()
             if run["status"] < 4 and run["deadline_at"] < now
         )
+        overdue.unsettled.extend(
+            run_id for run_id, run in self.runs.items() if run["continue_at"] is not None and run["continue_at"] <= now
+        )
         return overdue
 
-    def republish(self, limit: int) -> list[tuple[NodeRef, int, str]]:
-        """_REPUBLISH."""
+    # storage/dispatching.py
+
+    def take_ready(self, queue: str, room: int, full: Sequence[str], short: Sequence[str]) -> list[FoundReady]:
+        """_TAKE_READY, for projects of one weight."""
         now = self.now()
+        waiting = [
+            (-(row.get("priority") or 0), row["queued_at"], key, row)
+            for key, row in self.open.items()
+            if row["status"] == READY and row["queue"] == queue and str(row["project_id"]) not in full
+        ]
+        waiting.sort(key=lambda each: each[:3])
+        projects = sorted({row["project_id"] for *_, row in waiting})
+        left = dict.fromkeys(projects, max(1, room // max(1, len(projects))))
         found = []
-        for key, row in self.open.items():
-            if row["status"] == READY and row["due_at"] <= now:
-                row["due_at"] = now + min(3.0 * 2 ** (row["publications"] + 1), 60.0)
+        for *_, key, row in waiting:
+            project_id = row["project_id"]
+            is_due = row["due_at"] <= now or (str(project_id) in short and row["publications"] == 0)
+            if is_due and left[project_id] > 0:
+                left[project_id] -= 1
+                row["due_at"] = now + min(3.0 * 2 ** row["publications"], 60.0)
                 row["publications"] = min(row["publications"] + 1, 5)
-                found.append((NodeRef(*key), row["epoch"], row["queue"]))
+                waited = now - row["queued_at"]
+                found.append(
+                    FoundReady(
+                        NodeRef(*key), row["epoch"], str(project_id), row["type"], row.get("priority") or 0, waited
+                    )
+                )
         return found
+
+    def census(self, executor_id: str) -> Census:
+        """Who takes part."""
+        now = self.now()
+        self.executors[executor_id] = now + _EXECUTOR_SECONDS
+        slots: dict[str, int] = {}
+        for until, worker in self.workers.values():
+            if until > now and not worker.draining:
+                for queue in worker.queues:
+                    slots[queue] = slots.get(queue, 0) + worker.slots
+        return Census(sum(until > now for until in self.executors.values()), slots, {})
+
+    # storage/postgres.py
 
     def republish_all(self) -> None:
         """_REPUBLISH_ALL."""
@@ -205,6 +254,10 @@ class Database:
                     key, path = event.get("node_key", ""), event.get("item_path", "")
                     views.append(EventView(event["sequence"], event["type"], moment(at), key, path, data))
         return views
+
+
+def _after(now: float, seconds: float | None) -> float | None:
+    return None if seconds is None else now + seconds
 
 
 def _key(ref: NodeRef) -> NodeKey:

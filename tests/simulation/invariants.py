@@ -93,7 +93,7 @@ class Checker:
                 self._fail(
                     "ended runs rest", f"run {run['id']} has ended with open {[row['node_key'] for row in alive]}"
                 )
-        elif not any(row["due_at"] is not None for row in alive):
+        elif run["continue_at"] is None and not any(row["due_at"] is not None for row in alive):
             self._fail("wakeable", f"nothing can wake run {run['id']}")
 
     def published(self, subject: str, data: bytes) -> None:

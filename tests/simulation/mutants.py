@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from services.executor.domain import committer, jobs, runs, sweeper
+from services.executor.domain import committer, jobs, refill, runs, sweeper
 from services.executor.engine import decide
 from services.executor.worker import loop as worker_loop
 from tests.simulation import database
@@ -47,7 +47,7 @@ class Mutant:
 
 
 MUTANTS = (
-    Mutant("no republish", sweeper.Sweeper, "sweep", "self._bus.publish(ref, epoch, queue)", "pass"),
+    Mutant("no republish", refill.Refill, "_refill_queue", "self._dispatcher.refill(queue, ready, short)", "pass"),
     Mutant("sweeper off", sweeper.Sweeper, "_run", "while True:", "while False:"),
     Mutant("lost worker keeps its jobs", sweeper.Sweeper, "sweep", "in overdue.lost\n", "in ()\n"),
     Mutant(

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from random import Random
+from types import SimpleNamespace
 from typing import Any, cast
 
 import nats.errors
@@ -55,6 +56,7 @@ class _Pull:
 class _Stream:
     """What is in the server's memory. `waiting` and `pulls` are by consumer."""
 
+    created: float
     consumers: set[str] = field(default_factory=set)
     waiting: dict[str, list[tuple[int, bytes]]] = field(default_factory=dict)
     unacknowledged: dict[int, tuple[str, bytes]] = field(default_factory=dict)
@@ -169,20 +171,23 @@ class Server:
             raise nats.js.errors.NotFoundError
         return self._stream
 
-    def make_stream(self) -> None:
+    def make_stream(self) -> _Stream:
         """Declare it, if it is missing."""
         if self._stream is None:
-            self._stream = _Stream()
+            self._stream = _Stream(self.loop.now)
+        return self._stream
 
     def make_consumer(self, name: str) -> None:
         """Declare it, if it is missing."""
         self.stream.consumers.add(name)
         self._match(name)
 
-    def find_consumer(self, name: str) -> None:
-        """Raise NotFoundError for one that is missing."""
+    def find_consumer(self, name: str) -> SimpleNamespace:
+        """What it holds. Raises NotFoundError for one that is missing."""
         if name not in self.stream.consumers:
             raise nats.js.errors.NotFoundError
+        unacknowledged = sum(consumer == name for consumer, _ in self.stream.unacknowledged.values())
+        return SimpleNamespace(num_pending=len(self.stream.waiting.get(name, ())), num_ack_pending=unacknowledged)
 
     def _store(self, queue: str, data: bytes) -> None:
         if self._stream is not None and self.up:
@@ -332,13 +337,13 @@ class JetStream:
         """See JetStreamContext."""
         return await self._server.ask_api(self._client, lambda: self._server.stream)
 
-    async def add_stream(self, config: Any) -> None:
+    async def add_stream(self, config: Any) -> Any:
         """See JetStreamContext."""
-        await self._server.ask_api(self._client, self._server.make_stream)
+        return await self._server.ask_api(self._client, self._server.make_stream)
 
-    async def consumer_info(self, stream: str, name: str) -> None:
+    async def consumer_info(self, stream: str, name: str) -> Any:
         """See JetStreamContext."""
-        await self._server.ask_api(self._client, lambda: self._server.find_consumer(name))
+        return await self._server.ask_api(self._client, lambda: self._server.find_consumer(name))
 
     async def add_consumer(self, stream: str, config: Any) -> None:
         """See JetStreamContext."""

@@ -9,9 +9,12 @@ from uuid import UUID
 
 from nats.errors import Error as NatsError
 
+from services.executor.domain.admission import Admission, AdmissionLimits
 from services.executor.domain.committer import Committer
+from services.executor.domain.dispatch import Dispatcher
 from services.executor.domain.jobs import Jobs
 from services.executor.domain.model import VersionSelector
+from services.executor.domain.refill import Refill, RefillSettings
 from services.executor.domain.run_states import RunStates
 from services.executor.domain.runs import Runs
 from services.executor.domain.sweeper import Sweeper
@@ -25,7 +28,7 @@ from services.kit.errors import DomainError, NotFoundError, UnavailableError
 from services.kit.ids import new_id
 from tests.simulation.loop import Process
 from tests.simulation.network import Client
-from tests.simulation.store import SimulatedStore
+from tests.simulation.store import SimulatedReadyStore, SimulatedStore
 from tests.simulation.trace import Violation
 from tests.simulation.work import KINDS, NODE_TYPES, ObservedRunner
 from tests.simulation.workload import Case
@@ -126,7 +129,7 @@ class Executor(Program):
     async def reconnected(self) -> None:
         """See Program."""
         if self.runs is not None:
-            self._keeper.check_now()
+            await self._keeper.reconnected()
 
     async def serve(self) -> None:
         """See Program."""
@@ -137,13 +140,17 @@ class Executor(Program):
         bus = Bus(executor_id, watchers)
         client = cast("Any", self.client)
         run_states = RunStates(store, versions)
+        ready, clock = SimulatedReadyStore(self.world.connections), lambda: self.world.loop.now
+        dispatcher = Dispatcher(bus, ready, clock=clock)
+        bus.dispatch_by(dispatcher)
         self._committer = committer = Committer(store, run_states, bus, lanes=2)
-        self._keeper = keeper = StreamKeeper(store, ["default"])
+        self._keeper = keeper = StreamKeeper(store, dispatcher, ["default"])
         runs = Runs(
             store,
             versions,
             run_states,
             committer,
+            Admission(ready, dispatcher, committer, AdmissionLimits(10**6, 10**6, 1e9, 10**6), clock=clock),
             watch_here=watchers.watch,
             watch_everywhere=bus.watch,
             max_run_seconds=3600,
@@ -151,11 +158,14 @@ class Executor(Program):
         await bus.start(client)
         await keeper.check(client)
         committer.start()
-        jobs = Jobs(store, committer, lease_seconds=LEASE_SECONDS)
+        jobs = Jobs(store, committer, dispatcher, lease_seconds=LEASE_SECONDS)
         self._workers = WorkerTransport(client, jobs, cast("Any", _Grants()), executor_id)
         await self._workers.start()
-        self._sweeper = Sweeper(store, committer, bus, interval=SWEEP_SECONDS, lease_seconds=LEASE_SECONDS)
+        self._sweeper = Sweeper(store, ready, committer, bus, interval=SWEEP_SECONDS, lease_seconds=LEASE_SECONDS)
         self._sweeper.start()
+        settings = RefillSettings(executor_id, ("default",), SWEEP_SECONDS, 1.0)
+        self._refill = Refill(ready, cast("Any", ready), dispatcher, bus, settings, clock=clock)
+        self._refill.start()
         self._keeping = asyncio.create_task(keeper.run(client))
         self.runs = runs
 
@@ -164,6 +174,7 @@ class Executor(Program):
         if self._sweeper is not None:
             self.runs = None
             self._keeping.cancel()
+            await self._refill.stop()
             await self._sweeper.stop()
             await self._workers.stop()
             await self._committer.stop()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Any, TypeVar
 from uuid import UUID
 
-from services.executor.domain.model import EventView, NewRun, NodeRef, RunView, Version
+from services.executor.domain.admission import Load
+from services.executor.domain.flows import Ready
+from services.executor.domain.limits import ProjectLimits
+from services.executor.domain.model import EventView, NewRun, NodeRef, RunView, Version, WorkerLease
+from services.executor.domain.refill import Census, FoundReady
 from services.executor.domain.store import Overdue, StoredRun
 from services.executor.engine.state import RunState
 from services.kit.errors import UnavailableError
@@ -116,9 +120,9 @@ class SimulatedStore:
         }
         await self._send("keep version", lambda: self._database.versions.setdefault(version.id, row))
 
-    async def renew_lease(self, worker_id: str, *, host: str, draining: bool, seconds: float) -> None:
+    async def renew_lease(self, worker: WorkerLease, *, seconds: float) -> None:
         """See RunStore."""
-        await self._send("renew lease", lambda: self._database.renew_lease(worker_id, seconds))
+        await self._send("renew lease", lambda: self._database.renew_lease(worker, seconds))
 
     async def revoked(self, worker_id: str, held: Sequence[tuple[NodeRef, int]]) -> list[tuple[NodeRef, int]]:
         """See RunStore."""
@@ -127,10 +131,6 @@ class SimulatedStore:
     async def find_overdue(self, limit: int) -> Overdue:
         """See RunStore."""
         return await self._send("find overdue", lambda: self._database.find_overdue(limit))
-
-    async def republish(self, limit: int) -> list[tuple[NodeRef, int, str]]:
-        """See RunStore."""
-        return await self._send("republish", lambda: self._database.republish(limit))
 
     async def republish_all(self) -> None:
         """See RunStore."""
@@ -147,3 +147,38 @@ class SimulatedStore:
     async def list_events(self, project_id: UUID, run_id: UUID, *, after: int, limit: int) -> list[EventView]:
         """See RunStore."""
         return await self._send("list events", lambda: self._database.list_events(run_id, after, limit))
+
+
+class SimulatedReadyStore:
+    """ReadyStore, LoadStore and the part of LimitStore that runs without any limit; implements Places likewise."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._send = connections.send
+        self._database = connections.database
+
+    async def take_ready(
+        self,
+        queue: str,
+        *,
+        room: int,
+        full: Sequence[str] = (),
+        short: Sequence[str] = (),
+        limits: Mapping[str, ProjectLimits] | None = None,
+    ) -> list[FoundReady]:
+        """See ReadyStore."""
+        return await self._send("take ready", lambda: self._database.take_ready(queue, room, full, short))
+
+    async def census(self, executor_id: str) -> Census:
+        """See ReadyStore."""
+        return await self._send("census", lambda: self._database.census(executor_id))
+
+    async def load_of(self, project_id: str, *, runs: int, nodes: int) -> Load:
+        """See LoadStore."""
+        return await self._send("load", lambda: Load(0, 0))
+
+    async def take(self, project_id: str, wanted: Sequence[Ready]) -> tuple[set[NodeRef], list[Ready]]:
+        """See Places: no project has limits here."""
+        raise AssertionError("a place is asked for, and there are no limits")
+
+    async def free_unused(self) -> None:
+        """See LimitStore: nothing was taken."""

@@ -277,9 +277,9 @@ def _in_the_world(world: World) -> Iterator[None]:
     patches: list[Any] = [patch.object(module, "log", log) for module in _LOGGING if hasattr(module, "log")]
     patches.append(patch.object(ids, "os", SimpleNamespace(urandom=ids_rng.randbytes)))
     patches.append(patch.object(ids, "time", SimpleNamespace(time_ns=lambda: int(world.loop.now * 1e9))))
-    # Of a container that waits for its turn only the executor's memory knows: with these the budget stays as it is.
-    budgets = (200,) if any(case.holds for case in world.cases) else (1, 2, 200)
-    patches.append(patch.object(decide, "INLINE_BUDGET", world.rng.choice(budgets)))
+    for module in (jobs, bus):
+        patches.append(patch.object(module, "time", SimpleNamespace(monotonic=lambda: world.loop.now)))
+    patches.append(patch.object(decide, "INLINE_BUDGET", world.rng.choice((1, 2, 200))))
     patches.append(patch.object(committer, "MAX_BATCH", world.rng.choice((1, 3, 256))))
     patches.append(patch.object(versions, "_CACHE_NODES", world.rng.choice((0, 500_000))))
     patches.append(patch.object(committer, "_CACHE_BYTES", world.rng.choice((0, 2**28, 2**28))))
