@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
-from services.executor.domain import committer, jobs, sweeper, versions
+from services.executor.domain import admission, committer, dispatch, jobs, refill, sweeper, versions
 from services.executor.domain.runs import Runs
 from services.executor.domain.store import UnstorableError
 from services.executor.engine import decide
@@ -38,7 +38,20 @@ from tests.simulation.workload import random_case
 BOUND = 150.0
 """Virtual seconds within which everything ends once faults have stopped."""
 MAX_STEPS = 400_000
-_LOGGING = (committer, jobs, sweeper, bus, workers, executor_client, worker_loop, runner, wakeups)
+_LOGGING = (
+    admission,
+    committer,
+    dispatch,
+    jobs,
+    refill,
+    sweeper,
+    bus,
+    workers,
+    executor_client,
+    worker_loop,
+    runner,
+    wakeups,
+)
 
 
 @dataclass(frozen=True)
