@@ -68,10 +68,12 @@ class Accounts:
         request = request_hash(email, name) if request_id else None
         async with self._store.transaction() as transaction:
             earlier = await transaction.account(user_id) if request_id else None
-            taken = earlier is None and await transaction.account_by_email(email) is not None
+            holder = None if earlier is not None else await transaction.account_by_email(email)
+        if holder is not None and holder.user.id == user_id:
+            earlier = holder  # made by the same request between the two looks
         if earlier is not None:
             return await self._repeated(earlier, request, password)
-        if taken:
+        if holder is not None:
             raise _email_taken()
         user = NewUser(
             id=user_id,
