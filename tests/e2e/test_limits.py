@@ -79,6 +79,18 @@ async def test_runs_of_a_workflow_take_turns_by_key(user: User) -> None:
     assert problem["reason"] == "CONCURRENCY_KEY_FAILED"
 
 
+async def test_a_repeated_start_is_answered_with_its_run_when_its_input_has_no_key_any_more(user: User) -> None:
+    definition = {"nodes": [node("a", "noop", {})], "limits": None}
+    made = await user.ask("POST", "/workflows", {"name": "keyless", "definition": definition}, expect=201)
+    first = await user.start(made["id"], {"n": 1}, Idempotency_Key="k")
+    limits = {"max_running_runs": None, "concurrency": {"key": "input.customer", "max": 1}}
+    await user.ask("PUT", f"/workflows/{made['id']}/definition", definition | {"limits": limits})
+    problem = await user.ask("POST", f"/workflows/{made['id']}/runs", {"input": {"n": 1}}, expect=422)
+    assert problem["reason"] == "CONCURRENCY_KEY_FAILED"
+    again = await user.start(made["id"], {"n": 1}, Idempotency_Key="k")
+    assert again["id"] == first["id"]
+
+
 async def test_a_priority_is_a_number_in_range(user: User) -> None:
     workflow_id = await user.workflow(node("only"))
     await user.ask("POST", f"/workflows/{workflow_id}/runs", {"priority": 100}, expect=202)

@@ -34,7 +34,7 @@ class People:
         self._process = Process(world.loop, "people")
         self._project = UUID(int=7)
         self._busy = 0
-        self._streaming: set[asyncio.Queue[EventView]] = set()
+        self._streaming: dict[asyncio.Queue[EventView], asyncio.Task[None] | None] = {}
 
     @property
     def is_done(self) -> bool:
@@ -133,12 +133,21 @@ class People:
                     after, kind = event.sequence, event.type
             except TimeoutError:
                 continue
+            finally:
+                self._hang_up(heard)
+
+    def _hang_up(self, heard: asyncio.Queue[EventView]) -> None:
+        """End a stream, as gRPC does for a call whose client is gone. One that is still to come finds nobody."""
+        task = self._streaming.get(heard)
+        self._streaming[heard] = None
+        if task is not None:
+            task.cancel()
 
     async def _tell(self, runs: Runs, run_id: UUID, after: int, heard: asyncio.Queue[EventView]) -> None:
         """Inside an executor: pass the stream on. A call that comes twice is a stream once."""
         if heard in self._streaming:
             return
-        self._streaming.add(heard)
+        self._streaming[heard] = asyncio.current_task()
         try:
             async for item in runs.follow(self._project, run_id, after):
                 if isinstance(item, EventView):

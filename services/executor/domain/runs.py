@@ -100,6 +100,7 @@ class Runs:
             await self._admission.require(str(project_id))
             version = await self._versions.resolve(project_id, workflow_id, selector)
             links = await self._versions.links(version)
+            key = concurrency_key(version.graph.limits, input_json)
         except DomainError:
             # Too much may be under way, the workflow be gone or broken by now: what was accepted before is still the
             # answer to a repetition.
@@ -113,7 +114,7 @@ class Runs:
             request_hash=content if request_id else None,
             started_by=started_by,
             timeout_seconds=self._timeout(version),
-            concurrency_key=concurrency_key(version.graph.limits, input_json),
+            concurrency_key=key,
         )
 
         def make() -> RunState:
