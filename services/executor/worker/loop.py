@@ -2,9 +2,9 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import structlog
 from google.protobuf.message import DecodeError
@@ -156,12 +156,12 @@ class Worker:
             while self._woken:
                 batch = [self._woken.popleft() for _ in range(min(len(self._woken), MAX_BATCH))]
                 self._claiming += len(batch)
-                await self._request(self._claim_batch(batch), self._claim_slots)
+                await self._request(partial(self._claim_batch, batch), self._claim_slots)
 
-    async def _request(self, request: Coroutine[None, None, None], slots: asyncio.Semaphore) -> None:
+    async def _request(self, request: Callable[[], Coroutine[None, None, None]], slots: asyncio.Semaphore) -> None:
         """Run a request in the background, a few at a time."""
         await slots.acquire()
-        task = asyncio.create_task(request)
+        task = asyncio.create_task(request())
         self._requesting.add(task)
 
         def done(finished: asyncio.Task[None]) -> None:
@@ -275,7 +275,7 @@ class Worker:
                     by_executor.setdefault(executor_id, []).append(report)
                     count, size = count + 1, size + report.ByteSize()
                 for executor_id, reports in by_executor.items():
-                    await self._request(self._hand_in(reports, executor_id), self._report_slots)
+                    await self._request(partial(self._hand_in, reports, executor_id), self._report_slots)
 
     async def _hand_in(self, reports: list[pb.Report], executor_id: str) -> None:
         free = 0 if self._draining else max(1, (self._slots - len(self._running)) // max(1, len(reports)))
