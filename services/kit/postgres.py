@@ -113,10 +113,11 @@ def constraint_of(error: DBAPIError) -> str:
 _BY_KEY = {"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off"}
 
 
-async def open_pool(url: str, *, size: int) -> Pool:
-    """A pool of `size` connections for prepared statements that find few rows by key, whatever a table's size.
+async def open_pool(url: str, *, size: int, by_key: bool = True) -> Pool:
+    """A pool of `size` connections for prepared statements. `json` and `jsonb` travel as bytes of text, unparsed.
 
-    `json` and `jsonb` travel as bytes of text, unparsed.
+    With `by_key` every statement is planned to find few rows by key, whatever a table's size was when it was planned;
+    without it, statements may read whole tables.
     """
 
     async def prepare(connection: "asyncpg.Connection[Any]") -> None:
@@ -134,7 +135,7 @@ async def open_pool(url: str, *, size: int) -> Pool:
         max_size=size,
         init=prepare,
         reset=keep,
-        server_settings=_SERVER_SETTINGS | _BY_KEY,
+        server_settings=_SERVER_SETTINGS | (_BY_KEY if by_key else {}),
         timeout=5,
         command_timeout=30,
     )

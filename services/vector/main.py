@@ -100,7 +100,9 @@ async def _open_pool(settings: Settings) -> Pool:
     """Connect to PostgreSQL; waits for it as long as it is not there."""
     while True:
         try:
-            return await open_pool(settings.postgres_url.get_secret_value(), size=settings.postgres_connections)
+            return await open_pool(
+                settings.postgres_url.get_secret_value(), size=settings.postgres_connections, by_key=False
+            )
         except Exception as error:
             if not is_connection_loss(error):
                 raise

@@ -10,7 +10,7 @@ import orjson
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.executor.engine import decide, rerun, waits
+from services.executor.engine import advance, decide, rerun, waits
 from services.executor.engine.decide import Verdict
 from services.executor.engine.restore import restore
 from services.executor.engine.state import (
@@ -166,7 +166,7 @@ def run_to_end(case: Case, state: RunState, rows: Rows, chance: Random) -> RunSt
             state = restored(case, state, rows)
             assert summary(state) == before
         if state.inline:
-            decide.settle(state)
+            advance.settle(state)
             continue
         open_nodes = [
             node
@@ -216,7 +216,7 @@ def test_a_cancelled_run_is_over_at_once_and_hears_no_reports(case: Case) -> Non
     state, rows = case.new_state(), Rows()
     decide.start(state)
     while state.inline:
-        decide.settle(state)
+        advance.settle(state)
     if state.is_terminal:
         return
     running = [node for node in state.open_nodes() if node.status is NodeStatus.READY]

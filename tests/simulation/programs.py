@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
@@ -76,7 +77,7 @@ class _Grants:
         return "grant"
 
 
-class Program:
+class Program(ABC):
     """A process and what runs in it. `stop` is what it does on SIGTERM."""
 
     def __init__(self, world: World, name: str) -> None:
@@ -86,17 +87,17 @@ class Program:
         self.stopping = False
         self.process.spawn(self._main())
 
+    @abstractmethod
     async def reconnected(self) -> None:
         """The connection to NATS is another one."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def serve(self) -> None:
         """Build everything and start."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def stop(self) -> None:
         """Stop in order."""
-        raise NotImplementedError
 
     async def _main(self) -> None:
         while not self.client.is_connected:  # noqa: ASYNC110 - as services.kit.nats.connect

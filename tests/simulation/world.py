@@ -17,7 +17,7 @@ from unittest.mock import patch
 from services.executor.domain import admission, committer, dispatch, jobs, refill, sweeper, versions
 from services.executor.domain.runs import Runs
 from services.executor.domain.store import UnstorableError
-from services.executor.engine import decide
+from services.executor.engine import advance
 from services.executor.transport import bus, workers
 from services.executor.worker import executor_client, runner, wakeups
 from services.executor.worker import loop as worker_loop
@@ -292,7 +292,7 @@ def _in_the_world(world: World) -> Iterator[None]:
     patches.append(patch.object(ids, "time", SimpleNamespace(time_ns=lambda: int(world.loop.now * 1e9))))
     for module in (jobs, bus):
         patches.append(patch.object(module, "time", SimpleNamespace(monotonic=lambda: world.loop.now)))
-    patches.append(patch.object(decide, "INLINE_BUDGET", world.rng.choice((1, 2, 200))))
+    patches.append(patch.object(advance, "INLINE_BUDGET", world.rng.choice((1, 2, 200))))
     patches.append(patch.object(committer, "MAX_BATCH", world.rng.choice((1, 3, 256))))
     patches.append(patch.object(versions, "_CACHE_NODES", world.rng.choice((0, 500_000))))
     patches.append(patch.object(committer, "_CACHE_BYTES", world.rng.choice((0, 2**28, 2**28))))

@@ -18,7 +18,7 @@ from prometheus_client import Counter, Histogram
 from services.executor.domain.model import NewRun, RunNotFoundError
 from services.executor.domain.run_states import RunStates
 from services.executor.domain.store import RunStore
-from services.executor.engine.decide import settle
+from services.executor.engine.advance import settle
 from services.executor.engine.state import NodeState, NodeStatus, RunState, RunStatus
 from services.kit.errors import UnavailableError
 

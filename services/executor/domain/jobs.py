@@ -13,7 +13,7 @@ from services.executor.domain.dispatch import Dispatcher
 from services.executor.domain.flows import Ready
 from services.executor.domain.model import NodeRef, RunNotFoundError, WorkerLease
 from services.executor.domain.store import RunStore, UnstorableError
-from services.executor.engine import decide
+from services.executor.engine import advance, decide
 from services.executor.engine.containers import effect_path
 from services.executor.engine.decide import Verdict
 from services.executor.engine.state import Failure, NodeState, NodeStatus, RunState, Usage
@@ -161,7 +161,7 @@ class Jobs:
             node = state.find(ref.item_path, ref.node_key)
             if node is None or state.is_terminal:
                 return Verdict.STALE
-            refusal = decide.exhausted(state, node) or _size(node)[1]
+            refusal = advance.exhausted(state, node) or _size(node)[1]
             if refusal is not None:
                 decide.refuse(state, node, refusal)
                 return Verdict.STALE
@@ -307,7 +307,7 @@ def _claim_successors(
         kind = node.spec.kind
         if len(taken) < free_slots and kind is not None and kind.queue in queues:
             size, refusal = _size(node)
-            if refusal is None and decide.exhausted(state, node) is None and size <= free_bytes:
+            if refusal is None and advance.exhausted(state, node) is None and size <= free_bytes:
                 free_bytes -= size
                 decide.claim(state, node, node.epoch, worker=worker_id, claim_id=claim_id)
                 taken.append(node)

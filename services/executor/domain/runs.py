@@ -34,7 +34,6 @@ from services.kit.ids import id_for_create, request_hash, require_same_request
 
 MAX_INPUT_BYTES = 1024 * 1024
 MAX_PRIORITY = 100
-MAX_RUN_SECONDS = 366 * 24 * 3600
 _EVENT_PAGE = 500
 _ATTEMPT_ENDS = frozenset(
     {"node.succeeded", "node.failed", "node.retrying", "node.requeued", "node.unknown", "node.cancelled"}

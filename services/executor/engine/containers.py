@@ -16,11 +16,10 @@ from typing import Any, Protocol
 import orjson
 
 from services.executor.engine.inline import truth
-from services.executor.engine.outcomes import Done
+from services.executor.engine.outcomes import CONFIG_ERRORS, Done, config_failure
 from services.executor.engine.state import Failure, Linked, NodeState, RunState, Scope
 from services.executor.engine.variables import variables_for
 from services.kit.expressions import ExpressionError, References
-from services.kit.templates import TemplateErrors
 
 MAX_ITEMS = 10_000
 """Items of one map, and iterations of one loop."""
@@ -55,15 +54,10 @@ class Container(Protocol):
 def begin(state: RunState, node: NodeState) -> Failure | None:
     """Render a container's config, and make the node hold the container; or say why it cannot begin."""
     try:
-        if node.spec.template.is_literal:
-            config = node.spec.template.render({})
-        else:
-            config = node.spec.template.render(variables_for(state, node.scope, node.spec.template.references))
-    except ExpressionError as error:
-        return Failure(error.reason, f"Node {node.spec.key!r}: {error}", node.spec.key)
-    except TemplateErrors as error:
-        return Failure("INVALID_CONFIG", f"Node {node.spec.key!r}: {error}", node.spec.key)
-    node.input = orjson.dumps(config)
+        template = node.spec.template
+        node.input = orjson.dumps(template.render(variables_for(state, node.scope, template.references)))
+    except CONFIG_ERRORS as error:
+        return config_failure(node.spec, error)
     return resume(state, node)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from services.executor.engine.graph import Node
-from services.executor.engine.outcomes import Done, Outcome, Wait
+from services.executor.engine.outcomes import Done, Outcome, Wait, config_failure
 from services.executor.engine.state import Failure, NodeState, RunState
 from services.executor.engine.variables import variables_for
 from services.kit.expressions import ExpressionError, compile_expression
@@ -27,10 +27,8 @@ def evaluate(state: RunState, execution: NodeState) -> Outcome:
     try:
         variables = variables_for(state, execution.scope, node.references)
         outcome = _EVALUATORS[node.type](node, variables)
-    except ExpressionError as error:
-        return Failure(error.reason, f"Node {node.key!r}: {error}", node.key)
-    except TemplateErrors as error:
-        return Failure("INVALID_CONFIG", f"Node {node.key!r}: {error}", node.key)
+    except (ExpressionError, TemplateErrors) as error:
+        return config_failure(node, error)
     except (orjson.JSONEncodeError, TypeError) as error:
         return Failure("INVALID_OUTPUT", f"Node {node.key!r} has an output that is not JSON: {error}.", node.key)
     if isinstance(outcome, Done) and len(outcome.output) > MAX_OUTPUT_BYTES:

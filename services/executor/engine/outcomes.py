@@ -2,8 +2,12 @@
 
 from dataclasses import dataclass
 
-from services.executor.engine.graph import OUT
+import orjson
+
+from services.executor.engine.graph import OUT, Node
 from services.executor.engine.state import Failure
+from services.kit.expressions import ExpressionError
+from services.kit.templates import TemplateErrors
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,3 +29,12 @@ class Wait:
 
 
 Outcome = Done | Wait | Failure
+
+CONFIG_ERRORS = (ExpressionError, TemplateErrors, orjson.JSONEncodeError)
+"""What rendering a config and writing it as JSON may raise, whatever a workflow and its data hold."""
+
+
+def config_failure(node: Node, error: Exception) -> Failure:
+    """Why a node has no rendered config; `error` is one of CONFIG_ERRORS."""
+    reason = error.reason if isinstance(error, ExpressionError) else "INVALID_CONFIG"
+    return Failure(reason, f"Node {node.key!r}: {error}", node.key)

@@ -16,12 +16,10 @@ import orjson
 
 from services.executor.engine import forms
 from services.executor.engine.inline import MAX_OUTPUT_BYTES
-from services.executor.engine.outcomes import Done, Wait
+from services.executor.engine.outcomes import CONFIG_ERRORS, Done, Wait, config_failure
 from services.executor.engine.state import Failure, NodeState, NodeStatus, RunState
 from services.executor.engine.variables import variables_for
 from services.kit.errors import Violation
-from services.kit.expressions import ExpressionError
-from services.kit.templates import TemplateErrors
 
 APPROVAL, EVENT = "approval", "wait_for_event"
 TIMEOUT = "timeout"
@@ -81,10 +79,8 @@ def begin(state: RunState, node: NodeState) -> Wait | Failure:
         problem = _problem(config)
         if problem is None:
             asked = orjson.dumps(config)
-    except ExpressionError as error:
-        return Failure(error.reason, f"Node {key!r}: {error}", key)
-    except (TemplateErrors, orjson.JSONEncodeError) as error:
-        return Failure("INVALID_CONFIG", f"Node {key!r}: {error}", key)
+    except CONFIG_ERRORS as error:
+        return config_failure(node.spec, error)
     if problem is not None:
         return Failure("INVALID_CONFIG", f"Node {key!r}: {problem}", key)
     return Wait(seconds=config.get("timeout_seconds"), asked=asked)

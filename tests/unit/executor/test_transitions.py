@@ -6,7 +6,7 @@ from uuid import uuid4
 import orjson
 
 from services.executor.domain.jobs import _claim_successors
-from services.executor.engine import decide
+from services.executor.engine import advance, decide
 from services.executor.engine.decide import Verdict
 from services.executor.engine.graph import Graph, Node, NodeKind, RetryPolicy
 from services.executor.engine.state import Failure, Limits, NodeStatus, RunState, RunStatus, Usage
@@ -102,7 +102,7 @@ def test_a_run_with_too_many_events_runs_no_more_nodes() -> None:
     assert waiting is not None
     assert worker is not None
     assert waiting.status is NodeStatus.WAITING
-    failure = decide.exhausted(state, worker)
+    failure = advance.exhausted(state, worker)
     assert failure is not None
     assert decide.refuse(state, worker, failure) is Verdict.ACCEPTED
     assert (state.status, failure.reason) == (RunStatus.FAILED, "TOO_MANY_EVENTS")
