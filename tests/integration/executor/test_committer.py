@@ -146,5 +146,5 @@ async def test_what_a_run_held_in_memory_is_free_when_it_ends(executors: tuple[E
 
 
 def held_nodes() -> int:
-    # `isinstance` would ask the class of every object there is, and some that other tests have made answer by a warning.
+    # `isinstance` would ask every object for its class, and some that other tests have made answer with a warning.
     return sum(type(held) is NodeState for held in gc.get_objects())
