@@ -8,6 +8,7 @@ calls.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from random import Random
@@ -25,7 +26,7 @@ from tests.simulation.loop import Loop, Process
 from tests.simulation.trace import Trace
 
 ACK_WAIT = 10.0
-_JOBS = streams.jobs_subject("")
+_JOBS = "headrace.jobs."
 _NEXT = f"$JS.API.CONSUMER.MSG.NEXT.{streams.STREAM}."
 _ACK = "$JS.ACK."
 
@@ -60,6 +61,8 @@ class _Stream:
     consumers: set[str] = field(default_factory=set)
     waiting: dict[str, list[tuple[int, bytes]]] = field(default_factory=dict)
     unacknowledged: dict[int, tuple[str, bytes]] = field(default_factory=dict)
+    subjects: dict[int, str] = field(default_factory=dict)
+    """Of all messages that are not acknowledged."""
     pulls: dict[str, list[_Pull]] = field(default_factory=dict)
 
 
@@ -125,7 +128,7 @@ class Server:
         """A client publishes: to the stream, to its consumers, or to whoever listens."""
         if subject.startswith(_JOBS):
             if not self.faults.strikes("wakeup_lost"):
-                self.hop(self.loop.world, self._store, subject.removeprefix(_JOBS), data, what="wake-up")
+                self.hop(self.loop.world, self._store, subject, data, what="wake-up")
         elif subject.startswith(_NEXT):
             consumer = subject.removeprefix(_NEXT)
             self.hop(self.loop.world, self._take_pull, client, consumer, orjson.loads(data), reply, what="pull")
@@ -182,17 +185,22 @@ class Server:
         self.stream.consumers.add(name)
         self._match(name)
 
-    def find_consumer(self, name: str) -> SimpleNamespace:
-        """What it holds. Raises NotFoundError for one that is missing."""
+    def find_stream(self) -> SimpleNamespace:
+        """Since when it is there, and its messages by subject. Raises NotFoundError."""
+        subjects = dict(Counter(self.stream.subjects.values()))
+        return SimpleNamespace(created=self.stream.created, state=SimpleNamespace(subjects=subjects))
+
+    def find_consumer(self, name: str) -> None:
+        """Raises NotFoundError for one that is missing."""
         if name not in self.stream.consumers:
             raise nats.js.errors.NotFoundError
-        unacknowledged = sum(consumer == name for consumer, _ in self.stream.unacknowledged.values())
-        return SimpleNamespace(num_pending=len(self.stream.waiting.get(name, ())), num_ack_pending=unacknowledged)
 
-    def _store(self, queue: str, data: bytes) -> None:
+    def _store(self, subject: str, data: bytes) -> None:
         if self._stream is not None and self.up:
-            name = streams.consumer_name(queue)
-            self._stream.waiting.setdefault(name, []).append((self.next_number(), data))
+            name = streams.consumer_name(subject.split(".")[2])
+            number = self.next_number()
+            self._stream.subjects[number] = subject
+            self._stream.waiting.setdefault(name, []).append((number, data))
             self._match(name)
 
     def _take_pull(self, client: Client, consumer: str, request: dict[str, Any], inbox: str) -> None:
@@ -245,6 +253,7 @@ class Server:
             self._redeliver(self._stream, number)
         else:
             self._stream.unacknowledged.pop(number, None)
+            self._stream.subjects.pop(number, None)
 
 
 def _hear(subscription: Subscription, message: Msg) -> None:
@@ -333,9 +342,9 @@ class JetStream:
         self._client = client
         self._server = client.server
 
-    async def stream_info(self, name: str) -> Any:
+    async def stream_info(self, name: str, subjects_filter: str | None = None) -> Any:
         """See JetStreamContext."""
-        return await self._server.ask_api(self._client, lambda: self._server.stream)
+        return await self._server.ask_api(self._client, self._server.find_stream)
 
     async def add_stream(self, config: Any) -> Any:
         """See JetStreamContext."""

@@ -267,6 +267,10 @@ class Dispatcher:
         """When the oldest unclaimed wake-up was published."""
         return next((sent.at for sent in self._sent.values() if sent.ready.queue == queue), None)
 
+    def sent_before(self, queue: str, moment: float) -> int:
+        """How many were published before a moment and are not claimed."""
+        return sum(sent.at < moment and sent.ready.queue == queue for sent in self._sent.values())
+
     def give_up(self, queue: str, *, before: float = math.inf) -> None:
         """What was published by then and is not claimed seems lost: its place is free. The refill brings it again."""
         for ref, sent in list(self._sent.items()):

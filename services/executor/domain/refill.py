@@ -24,8 +24,6 @@ log = structlog.get_logger(__name__)
 _CENSUS_SECONDS = 1.0
 _CLAIMED_SOON_SECONDS = 1.4
 """A wake-up that is not claimed for so long is looked for on the bus; just before its row is due for another."""
-_GIVEN_UP_SECONDS = 120.0
-"""A wake-up that is not claimed for so long is lost: others of its queue hide that it is not on the bus."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +95,7 @@ class WakeupBus(Protocol):
         ...
 
     async def held(self, queue: str) -> int | None:
-        """Wake-ups on the bus that no worker is done with; None = cannot be told now."""
+        """This executor's wake-ups on the bus, those included that workers have not acknowledged; None = not known."""
         ...
 
 
@@ -201,7 +199,6 @@ class Refill:
         if oldest is None or now - oldest < _CLAIMED_SOON_SECONDS:
             return
         held = await self._bus.held(queue)
-        if held is not None and held < self._dispatcher.window(queue).sent:
+        # What was claimed meanwhile is not counted: its wake-up may have been acknowledged before the bus was asked.
+        if held is not None and held < self._dispatcher.sent_before(queue, now):
             self._dispatcher.give_up(queue, before=now - _CLAIMED_SOON_SECONDS)
-        else:
-            self._dispatcher.give_up(queue, before=now - _GIVEN_UP_SECONDS)

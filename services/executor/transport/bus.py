@@ -98,20 +98,21 @@ class Bus:
         """See WakeupBus."""
         if self._client is None or not self.is_connected:
             return None
+        subject = streams.jobs_subject(queue, self.executor_id)
         try:
-            info = await self._client.jetstream(timeout=2).consumer_info(streams.STREAM, streams.consumer_name(queue))
+            info = await self._client.jetstream(timeout=2).stream_info(streams.STREAM, subjects_filter=subject)
         except NotFoundError:
             return 0
         except (NatsError, TimeoutError) as error:
-            log.info("consumer_not_asked", queue=queue, error=repr(error))
+            log.info("stream_not_asked", queue=queue, error=repr(error))
             return None
-        return (info.num_pending or 0) + (info.num_ack_pending or 0)
+        return (info.state.subjects or {}).get(subject, 0)
 
     def publish(self, ref: NodeRef, epoch: int, queue: str, *, traceparent: str = "") -> None:
         """See Publisher. The run's trace context travels in the header, as W3C has it for HTTP."""
         wakeup = worker_pb2.Wakeup(job=ref_to_proto(ref, epoch), executor_id=self.executor_id)
         headers = {"traceparent": traceparent} if traceparent else None
-        self._send(streams.jobs_subject(queue), wakeup.SerializeToString(), headers)
+        self._send(streams.jobs_subject(queue, self.executor_id), wakeup.SerializeToString(), headers)
 
     def _send(self, subject: str, data: bytes, headers: dict[str, str] | None = None) -> None:
         self._outgoing.append((subject, data, headers))

@@ -1,6 +1,6 @@
 """What exists on NATS: all subjects, the stream of wake-ups and its consumers. Declared by executors, bound by workers.
 
-headrace.jobs.<queue>                        wake-ups, on the stream HEADRACE_JOBS
+headrace.jobs.<queue>.<executor id>          wake-ups of an executor, on the stream HEADRACE_JOBS
 headrace.executor.<claim|report|heartbeat>   request-reply to any executor
 headrace.executor.<executor id>.<…>          request-reply to the executor that holds a run in memory
 headrace.runs.<run id>.<moved|token>         notices for who follows a run
@@ -24,7 +24,7 @@ EXECUTORS = "executors"
 _STREAM_CONFIG = StreamConfig(
     name=STREAM,
     description="Wake-ups for workers; the truth is in PostgreSQL.",
-    subjects=["headrace.jobs.*"],
+    subjects=["headrace.jobs.*.*"],
     retention=RetentionPolicy.WORK_QUEUE,
     storage=StorageType.MEMORY,
     discard=DiscardPolicy.OLD,
@@ -33,9 +33,12 @@ _STREAM_CONFIG = StreamConfig(
 )
 
 
-def jobs_subject(queue: str) -> str:
-    """Where workers of a queue are woken."""
-    return f"headrace.jobs.{queue}"
+def jobs_subject(queue: str, executor_id: str = "*") -> str:
+    """Where an executor wakes workers of a queue; `*` for all executors.
+
+    Each has a subject of its own, so that it can be told how many of its wake-ups are there.
+    """
+    return f"headrace.jobs.{queue}.{executor_id}"
 
 
 def consumer_name(queue: str) -> str:

@@ -12,8 +12,9 @@ import pytest
 
 from services.executor.domain.limits import ProjectLimits
 from services.executor.transport import streams
+from services.kit.ids import new_id
 from tests.support.executors import a_version
-from tests.support.fields import Field, field
+from tests.support.fields import QUEUE, Field, field
 from tests.support.servers import own_nats
 from tests.support.waiting import await_until
 
@@ -102,6 +103,25 @@ async def _holds(made: Field, count: int) -> bool:
         return await made.messages() == count
     except streams.NotFoundError:
         return False
+
+
+async def test_a_lost_wake_up_is_found_although_the_bus_holds_many_of_another_executor(two: Field) -> None:
+    one, other = two.executors
+    await one.start(new_id(), await wide(two, 1))
+    for _ in range(5):
+        await other.start(new_id(), await wide(two, 1))
+    await await_until(partial(_holds, two, 6), within=10)
+    subject = streams.jobs_subject(QUEUE, one.bus.executor_id)
+    await two.client.jetstream().purge_stream(streams.STREAM, subject=subject)
+
+    async def is_known_and_sent_again() -> bool:
+        known = [await made.bus.held(QUEUE) == made.dispatcher.window(QUEUE).sent for made in two.executors]
+        return all(known) and await two.messages() >= 6
+
+    await await_until(is_known_and_sent_again, within=20)
+    await two.add_worker(slots=SLOTS)
+    await await_until(partial(all_ended, two), within=20)
+    assert [made.dispatcher.unclaimed_seconds() for made in two.executors] == [0, 0]
 
 
 async def test_what_is_urgent_goes_before_the_rest_of_its_project(two: Field) -> None:

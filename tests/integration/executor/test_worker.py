@@ -65,7 +65,8 @@ class Executor:
 
     async def wake(self, data: bytes | None = None) -> None:
         ref = pb.JobRef(run_id=str(uuid4()), node_key="a")
-        await self.client.publish(streams.jobs_subject("default"), data or pb.Wakeup(job=ref).SerializeToString())
+        subject = streams.jobs_subject("default", "executor")
+        await self.client.publish(subject, data or pb.Wakeup(job=ref).SerializeToString())
 
     def _is_ignored(self, verb: str) -> bool:
         self.ignored[verb] = self.ignored.get(verb, 0) - 1

@@ -423,7 +423,7 @@ class NodeType(_message.Message):
     inline: _builtins.bool
     """Runs inside the executor and costs no job."""
     queue: _builtins.str
-    """Wake-ups go to `headrace.jobs.<queue>`."""
+    """Wake-ups go to `headrace.jobs.<queue>.<executor id>`."""
     default_timeout_seconds: _builtins.float
     """Default time-out of one attempt."""
     effect: _builtins.str
