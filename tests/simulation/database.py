@@ -16,6 +16,7 @@ import orjson
 from services.executor.domain.model import EventView, NodeRef, RunNotFoundError, RunView, WorkerLease
 from services.executor.domain.refill import Census, FoundReady
 from services.executor.domain.store import Overdue, UnstorableError
+from services.executor.engine.state import RunTimes
 from services.executor.storage.queries import _run
 from tests.simulation.rows import Rows
 
@@ -65,7 +66,7 @@ class Database:
 
     # storage/commit.py
 
-    def commit(self, rows: Rows) -> set[UUID]:
+    def commit(self, rows: Rows) -> dict[UUID, RunTimes]:
         """COMMIT."""
         if any(row["output"] is not None and UNSTORABLE in row["output"] for row in rows.nodes):
             raise UnstorableError("a value that is not taken")
@@ -110,7 +111,7 @@ class Database:
                 events[row["run_id"]] += batch
         for run_id, old in before.items():
             self.observe(Change(old, self.runs[run_id], nodes[run_id], events[run_id]))
-        return set(before)
+        return {run_id: RunTimes(**_times(self.runs[run_id])) for run_id in before}
 
     def _write_node(self, row: Row, now: float) -> tuple[Row | None, Row]:
         key = row["run_id"], row["node_key"], row["item_path"]
@@ -241,7 +242,7 @@ class Database:
         row = self.runs.get(run_id)
         if row is None or row["project_id"] != project_id:
             raise RunNotFoundError(run_id)
-        shown = row | {"created_at": moment(row["created_at"])}
+        shown = row | _times(row)
         return _run(shown, input=row["input"], output=row["output"], request_hash=row["request_hash"])  # type: ignore[arg-type]
 
     def list_events(self, run_id: UUID, after: int, limit: int) -> list[EventView]:
@@ -254,6 +255,11 @@ class Database:
                     key, path = event.get("node_key", ""), event.get("item_path", "")
                     views.append(EventView(event["sequence"], event["type"], moment(at), key, path, data))
         return views
+
+
+def _times(run: Row) -> Row:
+    names = ("created_at", "started_at", "finished_at")
+    return {name: None if run[name] is None else moment(run[name]) for name in names}
 
 
 def _after(now: float, seconds: float | None) -> float | None:

@@ -86,8 +86,11 @@ MUTANTS = (
         "accepted before the commit",
         runs.Runs,
         "_accept",
-        "await self._committer",
-        "self._committer",
+        "view = await self._committer.submit_new(run_id, new, make, begin, lambda state, _: _view(state, new))",
+        "self._committer.submit_new(run_id, new, make, begin, lambda state, _: None)\n"
+        "        early = make()\n"
+        "        early.times = type('Times', (), dict.fromkeys(('created_at', 'started_at', 'finished_at')))\n"
+        "        view = _view(early, new)",
     ),
     Mutant(
         "commit without the version guard",

@@ -14,7 +14,7 @@ from services.executor.domain.limits import ProjectLimits
 from services.executor.domain.model import EventView, NewRun, NodeRef, RunView, Version, WorkerLease
 from services.executor.domain.refill import Census, FoundReady
 from services.executor.domain.store import Overdue, StoredRun
-from services.executor.engine.state import RunState
+from services.executor.engine.state import RunState, RunTimes
 from services.kit.errors import UnavailableError
 from services.kit.postgres import lost_connection
 from tests.simulation.database import Database
@@ -89,7 +89,7 @@ class SimulatedStore:
         self._send = connections.send
         self._database = connections.database
 
-    async def commit(self, states: Sequence[RunState], new: dict[UUID, NewRun]) -> set[UUID]:
+    async def commit(self, states: Sequence[RunState], new: dict[UUID, NewRun]) -> dict[UUID, RunTimes]:
         """See RunStore."""
         rows = rows_of(states, new)
         return await self._send("commit", lambda: self._database.commit(rows))

@@ -206,12 +206,13 @@ class _Lane:
             _BATCH.observe(len(batch))
             written = await self._store.commit(changed, new)
         else:
-            written = set()
+            written = {}
         for run_id, state in states.items():
             moved = bool(state.events or state.touched)
             if moved and run_id not in written:
                 self._repeat(by_run[run_id])
             else:
+                state.times = written.get(run_id)
                 self._conclude(state, by_run[run_id], moved=moved)
 
     def _answer_missing(self, run_id: UUID, works: list[_Work[Any, Any]]) -> None:

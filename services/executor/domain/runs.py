@@ -121,11 +121,12 @@ class Runs:
             return _new_state(run_id, version, input_json, traceparent, links=links, limits=limits, priority=priority)
 
         with self._watch_here(run_id) as watch:
-            if not await self._accept(project_id, run_id, new, make, content):
+            view, is_repetition = await self._accept(project_id, run_id, new, make, content)
+            if wait_seconds <= 0:
+                return view
+            if is_repetition:
                 watch.ended.set()  # it may have ended long ago: look at once
-            if wait_seconds > 0:
-                return await self._wait(project_id, run_id, watch, wait_seconds)
-        return await self._store.get_run(project_id, run_id)
+            return await self._wait(project_id, run_id, watch, wait_seconds, new)
 
     async def rerun(
         self,
@@ -188,28 +189,28 @@ class Runs:
             return state
 
         try:
-            await self._accept(project_id, new_id, new, make, content)
+            view, _ = await self._accept(project_id, new_id, new, make, content)
         except RunNotFoundError as error:
             # Refused, and not because it exists: the earlier run was removed for its age meanwhile.
             raise RunNotFoundError(run_id) from error
-        return await self._store.get_run(project_id, new_id)
+        return view
 
     def _timeout(self, version: Version) -> int:
         return max(1, round(min(version.graph.timeout or self._max_run_seconds, self._max_run_seconds)))
 
     async def _accept(
         self, project_id: UUID, run_id: UUID, new: NewRun, make: Callable[[], RunState], content: bytes
-    ) -> bool:
-        """Commit a new run; False when a repetition found it there. Raises IdempotencyKeyReusedError."""
+    ) -> tuple[RunView, bool]:
+        """Commit a new run; True with it when a repetition found it there. Raises IdempotencyKeyReusedError."""
         try:
             begin = decide.start if new.concurrency_key is None else decide.hold
-            await self._committer.submit_new(run_id, new, make, begin, lambda _, __: None)
-            self._admission.accepted(str(project_id))
+            view = await self._committer.submit_new(run_id, new, make, begin, lambda state, _: _view(state, new))
         except RunExistsError:
             present = await self._store.get_run(project_id, run_id)
             require_same_request(present.request_hash, content)
-            return False
-        return True
+            return present, True
+        self._admission.accepted(str(project_id))
+        return view, False
 
     async def _find(self, project_id: UUID, run_id: UUID) -> RunView | None:
         try:
@@ -217,11 +218,13 @@ class Runs:
         except RunNotFoundError:
             return None
 
-    async def _wait(self, project_id: UUID, run_id: UUID, watch: Watch, seconds: float) -> RunView:
+    async def _wait(self, project_id: UUID, run_id: UUID, watch: Watch, seconds: float, new: NewRun) -> RunView:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         while True:
             await _signalled(watch.ended, min(deadline - loop.time(), _POLL_SECONDS))
+            if watch.last is not None:
+                return _view(watch.last, new)
             watch.ended.clear()
             run = await self._store.get_run(project_id, run_id)
             if run.status in RUN_TERMINAL or loop.time() >= deadline:
@@ -314,6 +317,32 @@ def _new_state(
         limits=limits,
         traceparent=traceparent,
         priority=priority,
+    )
+
+
+def _view(state: RunState, new: NewRun) -> RunView:
+    """What a query would find, for who has just committed it."""
+    times = state.times
+    if times is None:
+        raise RuntimeError("only what is committed is shown")
+    return RunView(
+        id=state.run_id,
+        project_id=UUID(state.project_id),
+        workflow_id=UUID(state.workflow_id),
+        version_id=UUID(state.version_id),
+        version_number=state.version_number,
+        workflow_name=new.workflow_name,
+        status=state.status,
+        input=state.input,
+        output=state.output,
+        error=state.error,
+        usage=state.usage,
+        created_at=times.created_at,
+        started_at=times.started_at,
+        finished_at=times.finished_at,
+        sequence=state.sequence,
+        request_hash=new.request_hash,
+        rerun_of=new.rerun_of,
     )
 
 

@@ -15,7 +15,7 @@ from services.executor.domain.model import (
     Version,
     WorkerLease,
 )
-from services.executor.engine.state import Failure, NodeRow, RunState, RunStatus, Usage
+from services.executor.engine.state import Failure, NodeRow, RunState, RunStatus, RunTimes, Usage
 
 
 class UnstorableError(Exception):
@@ -68,7 +68,7 @@ class Overdue:
 class RunStore(Protocol):
     """Runs and all that belongs to them."""
 
-    async def commit(self, states: Sequence[RunState], new: dict[UUID, NewRun]) -> set[UUID]:
+    async def commit(self, states: Sequence[RunState], new: dict[UUID, NewRun]) -> dict[UUID, RunTimes]:
         """Write what has changed in these runs, all in one transaction, durably; returns the runs that were written.
 
         A run is written only if its row is still at `state.version` (for those in `new`: if there is no row), and then

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from uuid import UUID
 
+from services.executor.engine.state import RunState
+
 
 @dataclass(frozen=True, slots=True)
 class Token:
@@ -20,12 +22,14 @@ class Token:
 class Watch:
     """One watcher of one run. `moved` is set whenever the run may have new events; see also `take_tokens`.
 
-    `ended` is set when it has ended, for who need not be woken by each step on the way.
+    `ended` is set when it has ended, for who need not be woken by each step on the way; `last` is the run as it ended,
+    if this process has committed that.
     """
 
     def __init__(self) -> None:
         self.moved = asyncio.Event()
         self.ended = asyncio.Event()
+        self.last: RunState | None = None
         self._tokens: list[Token] = []
 
     def notify(self, *, ended: bool) -> None:
@@ -67,7 +71,9 @@ class Watchers:
             if not found:
                 del self._watches[run_id]
 
-    def notify(self, run_id: UUID, *, ended: bool) -> None:
-        """Tell the run's watchers that it has moved."""
-        for watch in self._watches.get(run_id, ()):
-            watch.notify(ended=ended)
+    def moved(self, state: RunState) -> None:
+        """Tell the run's watchers that a commit has moved it."""
+        for watch in self._watches.get(state.run_id, ()):
+            if state.is_terminal:
+                watch.last = state
+            watch.notify(ended=state.is_terminal)

@@ -38,16 +38,17 @@ MAX_EVENT_OUTPUT_BYTES = 4096
 def settle(state: RunState) -> None:
     """Evaluate inline nodes, take containers further, end the run when nothing is left, say if it runs or waits.
 
-    Stops after INLINE_BUDGET steps; `state.inline` then holds what another call has to go on with.
+    Stops after INLINE_BUDGET steps; `state.inline` then holds what another call has to go on with. To look at a
+    container that cannot go on is no step: a call that has changed nothing leaves nothing to do, so none follows it.
     """
     budget = INLINE_BUDGET
     while state.inline and budget and not state.is_terminal:
-        budget -= 1
         node = state.inline.popleft()
         if node.status is NodeStatus.READY:
+            budget -= 1
             _evaluate(state, node)
         elif node.status is NodeStatus.RUNNING:
-            _continue_container(state, node)
+            budget -= _continue_container(state, node)
     if state.is_terminal:
         state.inline.clear()
     elif state.root.open_nodes == 0:
@@ -112,8 +113,8 @@ def _begin_container(state: RunState, node: NodeState) -> None:
     state.inline.append(node)
 
 
-def _continue_container(state: RunState, node: NodeState) -> None:
-    """Open one more scope, or end the container if it is done."""
+def _continue_container(state: RunState, node: NodeState) -> bool:
+    """Open one more scope, or end the container if it is done; False if neither can be."""
     container = node.container
     if container is None:
         raise AssertionError("a container that runs holds its scopes")
@@ -130,6 +131,7 @@ def _continue_container(state: RunState, node: NodeState) -> None:
     elif isinstance(found, Failure):
         let_go(state, node)
         fail_attempt(state, node, found, None)
+    return found is not None
 
 
 def begin_scope(state: RunState, scope: Scope) -> None:

@@ -11,6 +11,7 @@ scopes of its items, iterations or call. Scopes that have ended are dropped, the
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -291,6 +292,15 @@ class Limits:
     events: int = 1_000_000
 
 
+@dataclass(frozen=True, slots=True)
+class RunTimes:
+    """When a run was accepted, began and ended, by the database's clock, in UTC."""
+
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
 @dataclass(slots=True)
 class RunState:
     """One run. `version` counts commits; 0 = not committed yet."""
@@ -308,6 +318,8 @@ class RunState:
     """Results of an earlier run to take in place of running the node, by path without attempts and key."""
     limits: Limits = field(default_factory=Limits)
     version: int = 0
+    times: RunTimes | None = None
+    """As the last commit made here has left them."""
     status: RunStatus = RunStatus.PENDING
     sequence: int = 0
     """Number of the last event."""

@@ -45,7 +45,7 @@ WITH created AS (
         rerun_of uuid, rerun int, timeout_seconds int, priority smallint, concurrency_key text, continue_in float8)
     WHERE u.rerun_of IS NULL OR (SELECT true FROM executor.runs AS e WHERE e.id = u.rerun_of FOR KEY SHARE)
     ON CONFLICT (id) DO NOTHING
-    RETURNING id, status
+    RETURNING id, status, created_at, started_at, finished_at
 ), moved AS (
     UPDATE executor.runs AS r SET
         version = r.version + 1, status = u.status, sequence = u.sequence, output = ($5::bytea[])[u.output],
@@ -57,7 +57,7 @@ WITH created AS (
         id uuid, version bigint, status smallint, sequence bigint, output int, error int, prompt_tokens bigint,
         completion_tokens bigint, model_calls int, continue_in float8)
     WHERE r.id = u.id AND r.version = u.version
-    RETURNING r.id, r.status
+    RETURNING r.id, r.status, r.created_at, r.started_at, r.finished_at
 ), written AS (
     SELECT * FROM created UNION ALL SELECT * FROM moved
 ), nodes AS (
@@ -108,7 +108,7 @@ WITH created AS (
     WHERE u.run_id = ANY (ARRAY(SELECT id FROM written))
 )
 """
-_ANSWER = "SELECT id FROM written"
+_ANSWER = "SELECT id, created_at, started_at, finished_at FROM written"
 COMMIT = _CHANGES + _ANSWER
 COMMIT_WITH_PAYLOADS = _CHANGES + INSERT_PAYLOADS + _ANSWER
 """The same when some values are large; takes two parameters more."""

@@ -22,7 +22,7 @@ from services.executor.domain.model import (
     WorkerLease,
 )
 from services.executor.domain.store import Overdue, StoredRun, UnstorableError
-from services.executor.engine.state import NodeRow, NodeStatus, RunState, RunStatus, Usage
+from services.executor.engine.state import NodeRow, NodeStatus, RunState, RunStatus, RunTimes, Usage
 from services.executor.storage import queries
 from services.executor.storage.commit import commit_statement, failure_from_json
 from services.executor.storage.connections import connection_of
@@ -91,7 +91,7 @@ class PostgresRunStore:
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
 
-    async def commit(self, states: Sequence[RunState], new: dict[UUID, NewRun]) -> set[UUID]:
+    async def commit(self, states: Sequence[RunState], new: dict[UUID, NewRun]) -> dict[UUID, RunTimes]:
         """See RunStore."""
         statement, parameters = commit_statement(states, new)
         async with self._connection() as connection:
@@ -111,7 +111,7 @@ class PostgresRunStore:
                 asyncpg.ProgramLimitExceededError,
             ) as error:
                 raise UnstorableError(str(error)) from error
-        return {row[0] for row in rows}
+        return {row[0]: RunTimes(row[1], row[2], row[3]) for row in rows}
 
     async def load(self, run_ids: Sequence[UUID]) -> list[StoredRun]:
         """See RunStore. Runs are read before nodes: one that moves in between fails its next commit and is reread."""

@@ -85,10 +85,9 @@ class Bus:
             dispatcher.moved(state.project_id)
         for listener in self._listeners:
             listener(state)
-        ended = state.is_terminal
-        self._watchers.notify(state.run_id, ended=ended)
+        self._watchers.moved(state)
         if state.run_id in self._followed:
-            self._send_moved(state.run_id, state.sequence, ended=ended)
+            self._send_moved(state.run_id, state.sequence, ended=state.is_terminal)
 
     def _send_moved(self, run_id: UUID, sequence: int, *, ended: bool) -> None:
         moved = worker_pb2.RunMoved(last_sequence=sequence, ended=ended)

@@ -122,6 +122,21 @@ def test_a_claim_that_was_under_way_while_the_node_was_run_gets_nothing() -> Non
     assert work.status is NodeStatus.READY
 
 
+def test_a_look_at_containers_that_all_wait_for_workers_leaves_nothing_to_do_however_many_they_are() -> None:
+    body = {"nodes": [{"key": "w", "type": "work"}]}
+    count = advance.INLINE_BUDGET + 1
+    state = started(*(node(f"m{place}", "map", {"items": [1], "body": body}) for place in range(count)))
+    while state.inline:
+        advance.settle(state)
+    state.clear_changes()
+    state.inline.extend(state.root.nodes)  # as they are in a state that was read from its rows
+
+    advance.settle(state)
+
+    assert not state.touched
+    assert not state.inline
+
+
 def test_no_job_is_made_of_a_node_whose_item_failed_as_it_became_ready() -> None:
     body = {"nodes": [{"key": "w", "type": "work"}, {"key": "t", "type": "transform", "config": FAILS}]}
     state = started(node("m", "map", {"items": [1], "body": body, "on_item_error": "continue"}), node("other", "work"))
