@@ -3,11 +3,13 @@
 from collections.abc import Mapping, Sequence
 from uuid import UUID
 
+import orjson
+
 from services.executor.domain.admission import Load
 from services.executor.domain.limits import NO_LIMITS, ProjectLimits
 from services.executor.domain.model import NodeRef
 from services.executor.domain.refill import Census, FoundReady
-from services.executor.storage.connections import connection_of
+from services.executor.storage.connections import UNFLUSHED, connection_of
 from services.executor.storage.limits import load_limits
 from services.kit.pool import Pool
 
@@ -47,21 +49,21 @@ WHERE n.run_id = due.run_id AND n.node_key = due.node_key AND n.item_path = due.
 RETURNING n.run_id, n.node_key, n.item_path, n.epoch, n.project_id, n.type, n.priority,
     extract(epoch FROM now() - n.queued_at)::float8 AS ready_seconds
 """
-# Rows of an executor from before the column was.
-_ADOPT_READY = """
-UPDATE executor.node_executions AS n SET project_id = r.project_id, priority = r.priority FROM executor.runs AS r
-WHERE n.status = 2 AND n.project_id IS NULL AND r.id = n.run_id
-"""
-_NOTE_EXECUTOR = """
-INSERT INTO executor.executors (id, lease_until) VALUES ($1, now() + make_interval(secs => $2))
-ON CONFLICT (id) DO UPDATE SET lease_until = excluded.lease_until
-"""
-_FORGET_EXECUTORS = "DELETE FROM executor.executors WHERE lease_until < now() - interval '1 hour'"
-_COUNT_EXECUTORS = "SELECT count(*) FROM executor.executors WHERE lease_until > now()"
-_COUNT_SLOTS = """
-SELECT queue, sum(slots)::int FROM executor.workers, unnest(queues) AS queue
-WHERE lease_until > now() AND draining = 0 GROUP BY queue
-"""
+# Each executor asks once a second, of everything that matters, in one statement.
+_CENSUS = f"""
+WITH {UNFLUSHED}, noted AS (
+    INSERT INTO executor.executors (id, lease_until) SELECT $1, now() + make_interval(secs => $2) FROM unflushed
+    ON CONFLICT (id) DO UPDATE SET lease_until = excluded.lease_until
+), forgotten AS (
+    DELETE FROM executor.executors WHERE lease_until < now() - interval '1 hour'
+), living AS (
+    SELECT queue, sum(slots) AS slots FROM executor.workers, unnest(queues) AS queue
+    WHERE lease_until > now() AND draining = 0 GROUP BY queue
+)
+SELECT
+    (SELECT count(*) + 1 FROM executor.executors WHERE lease_until > now() AND id <> $1) AS executors,
+    (SELECT coalesce(json_object_agg(queue, slots), '{{}}') FROM living) AS slots
+"""  # noqa: S608 - a constant
 
 
 _LOAD = """
@@ -120,15 +122,10 @@ class PostgresReadyStore:
 
     async def census(self, executor_id: str) -> Census:
         """See ReadyStore."""
-        async with connection_of(self._pool) as connection, connection.transaction():
-            await connection.execute("SET LOCAL synchronous_commit = off")
-            await connection.execute(_NOTE_EXECUTOR, executor_id, EXECUTOR_LEASE_SECONDS)
-            await connection.execute(_FORGET_EXECUTORS)
-            await connection.execute(_ADOPT_READY)
-            executors = await connection.fetchval(_COUNT_EXECUTORS)
-            slots = {row[0]: row[1] for row in await connection.fetch(_COUNT_SLOTS)}
+        async with connection_of(self._pool) as connection:
+            ((executors, slots),) = await connection.fetch(_CENSUS, executor_id, EXECUTOR_LEASE_SECONDS)
             limits = await load_limits(connection)
-        return Census(executors, slots, limits)
+        return Census(executors, orjson.loads(slots), limits)
 
     async def load_of(self, project_id: str, *, runs: int, nodes: int) -> Load:
         """See LoadStore."""

@@ -25,7 +25,7 @@ from services.executor.domain.store import Overdue, StoredRun, UnstorableError
 from services.executor.engine.state import NodeRow, NodeStatus, RunState, RunStatus, RunTimes, Usage
 from services.executor.storage import queries
 from services.executor.storage.commit import commit_statement, failure_from_json
-from services.executor.storage.connections import connection_of
+from services.executor.storage.connections import UNFLUSHED, connection_of
 from services.executor.storage.payloads import Contents, read_steadily
 from services.kit.errors import UnavailableError
 from services.kit.pool import Pool
@@ -40,11 +40,12 @@ SELECT run_id, node_key, item_path, status, epoch, failures, claims, worker, cla
     prompt_tokens, completion_tokens, model_calls, handler_seconds, answer
 FROM executor.node_executions WHERE run_id = ANY($1::uuid[])
 """
-_RENEW_LEASE = """
+_RENEW_LEASE = f"""
+WITH {UNFLUSHED}
 INSERT INTO executor.workers AS w (id, host, draining, slots, queues, started_at, lease_until)
-VALUES ($1, $2, $3, $4, $5, now(), now() + make_interval(secs => $6))
+SELECT $1, $2, $3, $4, $5, now(), now() + make_interval(secs => $6) FROM unflushed
 ON CONFLICT (id) DO UPDATE SET draining = excluded.draining, lease_until = excluded.lease_until
-"""
+"""  # noqa: S608 - a constant
 _REVOKED = """
 SELECT u.run_id, u.node_key, u.item_path, u.epoch
 FROM unnest($2::uuid[], $3::text[], $4::text[], $5::bigint[]) AS u (run_id, node_key, item_path, epoch)
@@ -162,8 +163,7 @@ class PostgresRunStore:
 
     async def renew_lease(self, worker: WorkerLease, *, seconds: float) -> None:
         """See RunStore. Not flushed to disk before the answer: a lost heartbeat is made good by the next."""
-        async with self._connection() as connection, connection.transaction():
-            await connection.execute("SET LOCAL synchronous_commit = off")
+        async with self._connection() as connection:
             await connection.execute(
                 _RENEW_LEASE,
                 worker.worker_id,
