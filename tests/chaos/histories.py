@@ -10,6 +10,8 @@ from typing import Any
 
 import asyncpg
 
+from tests.chaos.load import INDEXED, LARGE
+
 SUCCEEDED = 4
 
 _RUNS = "SELECT id::text, status, sequence FROM executor.runs"
@@ -17,6 +19,9 @@ _OPEN_NODES = """
 SELECT r.id::text, n.node_key, n.status FROM executor.node_executions n JOIN executor.runs r ON r.id = n.run_id
 WHERE r.status >= 4 AND n.status NOT IN (5, 6, 7, 8)
 """
+_KEPT = ("sequence", "type", "node_key", "item_path")
+"""What is kept of an event: there are many."""
+_RECORDS = "SELECT id FROM vector.records"
 _EVENTS = """
 SELECT run_id::text, extract(epoch FROM at)::float8, events FROM executor.run_events ORDER BY run_id, first_sequence
 """
@@ -35,6 +40,8 @@ class History:
     open_nodes: list[tuple[str, str, int]] = field(default_factory=list)
     """Node executions that have not ended, of runs that have."""
     events: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    records: set[str] = field(default_factory=set)
+    """Ids of what collections hold."""
 
     def violations(self) -> list[str]:
         """What is wrong, a sentence each; none if all promises were kept."""
@@ -51,8 +58,13 @@ class History:
 
     def _effects(self) -> list[str]:
         wanted = {(run_id, node) for run_id, nodes in self.accepted.items() for node in nodes}
+        records = {run_id for run_id, node in wanted if node == INDEXED}
+        found = [f"missing: no record of run {run_id}" for run_id in records - self.records]
+        found += [f"extra: record of {name}" for name in self.records - records]
+        sizes = {(line["body"]["run"], line["body"].get("size", LARGE)) for line in self.attempts}
+        found += [f"size: {size} in run {run_id}" for run_id, size in sizes if int(size) != LARGE]
         had = Counter((line["body"]["run"], line["body"]["node"]) for line in self.attempts if line["effect"])
-        found = [f"missing: no effect of {name}" for name in sorted(wanted - had.keys())]
+        found += [f"missing: no effect of {name}" for name in sorted(wanted - had.keys())]
         found += [f"extra: effect of {name}" for name in sorted(had.keys() - wanted)]
         found += [f"doubled: {count} effects of {name}" for name, count in had.items() if count > 1]
         return found
@@ -73,26 +85,35 @@ class History:
                 if event["type"] in ("run.started", "run.succeeded", "node.succeeded")
             )
             found += [f"events: {count} {name} in run {run_id}" for name, count in ends.items() if count > 1]
+            found += [f"zombie: {name} in run {run_id} was started after its result" for name in _revived(events)]
         return found
 
-    def interruptions(self, runs: set[str]) -> list[float]:
-        """Seconds for which nodes of these runs were held up by the loss of their worker, shortest first.
-
-        From the start that came to nothing to the one that came to a result.
-        """
+    def interruptions(self, runs: set[str] | None = None) -> list[tuple[float, float]]:
+        """When nodes (of these runs) were started that lost their worker, and when they were started again."""
         found = []
-        for run_id in runs:
-            first: dict[tuple[str, str], float] = {}
-            last: dict[tuple[str, str], float] = {}
+        for run_id in self.events if runs is None else runs:
+            started: dict[tuple[str, str], float] = {}
             for event in self.events.get(run_id, []):
                 key = event.get("item_path", ""), event.get("node_key", "")
                 if event["type"] == "node.started":
-                    first.setdefault(key, event["at"])
-                    last[key] = event["at"]
+                    if key in started:
+                        found.append((started[key], event["at"]))
+                    started[key] = event["at"]
                 elif event["type"] == "node.retrying":
-                    first.pop(key, None)
-            found += [last[key] - moment for key, moment in first.items() if last[key] > moment]
+                    started.pop(key, None)
         return sorted(found)
+
+
+def _revived(events: list[dict[str, Any]]) -> set[str]:
+    """Nodes that were started after they had succeeded: the result of another claim was recorded."""
+    ended, revived = set(), set()
+    for event in events:
+        key = event.get("item_path", ""), event.get("node_key", "")
+        if event["type"] == "node.succeeded":
+            ended.add(key)
+        elif event["type"] == "node.started" and key in ended:
+            revived.add("/".join(map(str, key)))
+    return revived
 
 
 async def read_history(dsn: str, accepted: Path, ledger: Path) -> History:
@@ -103,7 +124,9 @@ async def read_history(dsn: str, accepted: Path, ledger: Path) -> History:
         open_nodes = [tuple(row) for row in await connection.fetch(_OPEN_NODES)]
         events: dict[str, list[dict[str, Any]]] = {}
         for run_id, at, batch in await connection.fetch(_EVENTS):
-            events.setdefault(run_id, []).extend(event | {"at": at} for event in json.loads(batch))
+            kept = ({name: event[name] for name in _KEPT if name in event} | {"at": at} for event in json.loads(batch))
+            events.setdefault(run_id, []).extend(kept)
+        records = {row[0] for row in await connection.fetch(_RECORDS)}
     finally:
         await connection.close()
     return History(
@@ -112,6 +135,7 @@ async def read_history(dsn: str, accepted: Path, ledger: Path) -> History:
         runs=runs,
         open_nodes=open_nodes,
         events=events,
+        records=records,
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.chaos.histories import History
+from tests.chaos.load import INDEXED
 
 RUN = "0190"
 
@@ -73,6 +74,22 @@ def _event_lost(history: History) -> None:
     del history.events[RUN][1]
 
 
+def _record_lost(history: History) -> None:
+    history.accepted["0192"] = [INDEXED]
+
+
+def _record_of_no_run(history: History) -> None:
+    history.records.add("0193")
+
+
+def _large_value_cut_short(history: History) -> None:
+    history.attempts[0]["body"]["size"] = "16384"
+
+
+def _result_of_a_zombie(history: History) -> None:
+    history.events[RUN][2] |= {"type": "node.started", "node_key": "a"}
+
+
 @pytest.mark.parametrize(
     ("damage", "expected"),
     [
@@ -85,6 +102,10 @@ def _event_lost(history: History) -> None:
         (_node_left_open, "open"),
         (_result_recorded_twice, "events"),
         (_event_lost, "events"),
+        (_record_lost, "missing: no record"),
+        (_record_of_no_run, "extra: record"),
+        (_large_value_cut_short, "size"),
+        (_result_of_a_zombie, "zombie"),
     ],
 )
 def test_damage_is_seen(damage: Callable[[History], None], expected: str) -> None:

@@ -94,7 +94,11 @@ class Pass:
         attempts = [line for line in history.attempts if line["body"]["run"] in mine]
         effects = sum(line["effect"] for line in attempts)
         held_up = history.interruptions(mine)
-        longest = f"{len(held_up)} nodes held up by at most {held_up[-1]:.2f} s, " if held_up else ""
+        longest = (
+            f"{len(held_up)} nodes held up by at most {max(again - lost for lost, again in held_up):.2f} s, "
+            if held_up
+            else ""
+        )
         recoveries = " ".join(f"{value:.2f}" for value in self.recoveries)
         return (
             f"{self.faults} faults, {len(mine)} runs in {seconds:.1f} s, 0 lost, 0 doubled, {effects} effects in "
