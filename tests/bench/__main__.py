@@ -9,13 +9,19 @@ import statistics
 import tempfile
 from pathlib import Path
 
+import orjson
 import psutil
 
-from tests.bench import dbos_peer, events, floor, profile, reads, startup
+from tests.bench import dbos_peer, events, floor, growth, history, matrix, profile, reads, startup, targets
 from tests.bench.client import Api
 from tests.bench.machine import describe, percentile
-from tests.bench.workloads import FOLLOWED, WORKLOADS, Workload, alone, engine_waits, together
+from tests.bench.workloads import FOLLOWED, WORKLOADS, Workload, alone, engine_waits, gets, one_chat, together
 from tests.support.stack import LocalStack, running_stack
+
+BY_THEMSELVES = {"growth": growth.main, "history": history.main}
+"""Take arguments of their own, need no stack, and run only when asked for by their full name."""
+OUTSIDE = ("http", "llm")
+"""Names of what calls something outside, as `--only` takes them."""
 
 
 def _spread(values: list[float], scale: float = 1.0) -> str:
@@ -48,6 +54,9 @@ async def _measure(api: Api, workload: Workload, *, callers: list[int], seconds:
         rates = await together(api, workflow_id, callers=count, seconds=seconds, windows=3)
         print(f"  {count:>3} runs at a time    {_spread(rates)} runs/s = {_spread(rates, workload.nodes)} nodes/s")
         first = first or rates
+    if workload.outside_seconds:
+        added = (statistics.median(took) - workload.outside_seconds) * 1e3
+        print(f"  added to the {workload.outside_seconds * 1e3:.0f} ms outside: p50 {added:.1f} ms, one run alone")
     return first
 
 
@@ -118,11 +127,32 @@ async def main() -> None:
     parser.add_argument("--seconds", type=float, default=12, help="length of each load")
     parser.add_argument("--runs", type=int, default=200, help="runs for the latency of one alone")
     parser.add_argument("--callers", default="32,128", help="runs at a time, comma-separated")
-    parser.add_argument("--only", default="", help="part of a workload's name, `startup` or `read`")
+    parser.add_argument(
+        "--only", default="", help="part of a workload's name or of startup, read, http, llm; or growth, history"
+    )
+    parser.add_argument("--matrix", action="store_true", help="instead: the loads by number of workers and executors")
+    parser.add_argument("--workers", default="1,2,4", help="of the matrix, comma-separated")
+    parser.add_argument("--executors", default="1,2", help="of the matrix, comma-separated")
     parser.add_argument("--no-profile", action="store_true")
     parser.add_argument("--no-peer", action="store_true", help="leave out DBOS, which is installed from PyPI")
-    given = parser.parse_args()
+    given, more = parser.parse_known_args()
+    if given.only in BY_THEMSELVES:
+        await BY_THEMSELVES[given.only](more)
+        return
+    if more:
+        parser.error(f"unknown: {' '.join(more)}")
     print(f"Machine: {describe()}")
+    if given.matrix:
+        await _matrix(given)
+        return
+    if any(given.only in name for name in ("startup", "read", *(workload.name for workload in WORKLOADS))):
+        await _inside(given)
+    if any(given.only in name for name in OUTSIDE):
+        await _outside(given)
+
+
+async def _inside(given: argparse.Namespace) -> None:
+    """What needs nothing but the stack."""
     with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:
         async with running_stack(Path(folder)) as stack:
             print("\nMemory, idle (proportional set size)")
@@ -134,6 +164,39 @@ async def main() -> None:
             workloads = [workload for workload in WORKLOADS if given.only in workload.name]
             if workloads:
                 await _load(stack, workloads, given)
+
+
+async def _outside(given: argparse.Namespace) -> None:
+    """Nodes that call something outside: HTTP servers and models."""
+    with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:
+        async with targets.running_targets(Path(folder)) as port:
+            url = f"http://127.0.0.1:{port}"
+            model = {"name": targets.MODEL, "backend": "openai", "base_url": f"{url}/v1", "api_key": "none"}
+            environ = {
+                "HEADRACE_EGRESS_ALLOW": f"127.0.0.1:{port}",
+                "HEADRACE_LLM_MODELS": orjson.dumps([model]).decode(),
+            }
+            async with running_stack(Path(folder) / "home", environ=environ) as stack:
+                api = Api(stack.gateway_url)
+                await api.sign_up("outside@example.com")
+                callers = [int(count) for count in given.callers.split(",")]
+                loads = [gets(5, url), one_chat(targets.MODEL)]
+                for workload in (load for load, name in zip(loads, OUTSIDE, strict=True) if given.only in name):
+                    await _measure(api, workload, callers=callers, seconds=given.seconds, runs=given.runs)
+                if given.only in OUTSIDE[1]:
+                    direct = statistics.median(await targets.chat_directly(port, given.runs)) * 1e3
+                    print(f"  of which the model alone, asked directly: p50 {direct:.1f} ms")
+
+
+async def _matrix(given: argparse.Namespace) -> None:
+    callers = int(given.callers.partition(",")[0])
+    cells = []
+    for executors in (int(count) for count in given.executors.split(",")):
+        for workers in (int(count) for count in given.workers.split(",")):
+            cells += await matrix.measure(workers, executors, callers=callers, seconds=given.seconds)
+    print(f"\n{callers} runs at a time, windows of {given.seconds / 3:.0f} s; processes of a service joined by +")
+    print(matrix.table(cells))
+    print(f"\nMachine: {describe()}")
 
 
 async def _start_up(stack: LocalStack) -> None:

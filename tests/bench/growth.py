@@ -1,14 +1,14 @@
 """How the cost of a node grows with the size of its run and with the number of open runs.
 
-`python -m tests.bench.growth --plot growth.svg` runs the executor's own parts in this process on a database of its own,
-with workers that report at once. Flat lines are what is wanted.
+`make bench ARGS="--only growth --plot growth.svg"` runs the executor's own parts in this process on a database of its
+own, with workers that report at once. Flat lines are what is wanted.
 """
 
 import argparse
 import asyncio
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -31,7 +31,8 @@ from tests.bench.machine import describe
 from tests.support import backends
 from tests.support.executors import PROJECT, QUEUES, Executor, committing, success
 
-HEADER = f"{'kind':<8} {'us a node':>10} {'processor':>10} {'memory, MiB':>12}"
+HEADER = f"{'kind':<8} {'us a node':>10} {'processor':>10} {'of the first':>12} {'memory, MiB':>12} {'gained':>8}"
+Lines = dict[str, list[tuple[float, float]]]
 _READY = """
 SELECT node_key, item_path, epoch FROM executor.node_executions
 WHERE run_id = $1 AND status = 2 AND queue <> '' LIMIT 500
@@ -42,11 +43,13 @@ AT_ONCE = 32
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a node, in microseconds; memory in MiB."""
+    """Of a node, in microseconds."""
 
     wall: float
     processor: float
     memory: float
+    """Of the process in the end, resident, in MiB."""
+    gained: float
 
 
 def chains(nodes: int, width: int, type: str) -> definition_pb2.Definition:
@@ -99,7 +102,8 @@ class Bench:
         for _ in range(repeat):
             await self._run(version, nodes, inline=kind == "inline")
         count = repeat * nodes / 1e6
-        return Cost((time.perf_counter() - wall) / count, (time.process_time() - used) / count, self.memory() - memory)
+        took, used = (time.perf_counter() - wall) / count, (time.process_time() - used) / count
+        return Cost(took, used, self.memory(), self.memory() - memory)
 
     async def open_waiting(self, count: int) -> None:
         """Start runs that wait for a day."""
@@ -149,45 +153,73 @@ class Bench:
                 return [(NodeRef(run_id, row[0], row[1]), row[2]) for row in rows]
 
 
-async def growth(bench: Bench, sizes: list[int], total: int) -> dict[str, list[tuple[float, float]]]:
-    """Print the table of sizes; returns processor time a node by kind and size."""
+class Figures:
+    """Prints a table and keeps its columns for plots."""
+
+    def __init__(self) -> None:
+        self.processor: Lines = {}
+        """Kind -> (size, microseconds of processor time a node)."""
+        self.memory: Lines = {}
+
+    def add(self, kind: str, size: int, cost: Cost, line: str) -> None:
+        """One line of the table; `line` is the name of its lines in the plots."""
+        points = self.processor.setdefault(line, [])
+        points.append((size, cost.processor))
+        self.memory.setdefault(line, []).append((size, cost.memory))
+        print(
+            f"  {size:>7} {kind:<8} {cost.wall:>10.0f} {cost.processor:>10.0f} {cost.processor / points[0][1]:>12.2f} "
+            f"{cost.memory:>12.1f} {cost.gained:>8.1f}",
+            flush=True,
+        )
+
+    def plot(self, file: Path) -> None:
+        """Write the processor time to this file, the memory to one beside it."""
+        file.write_text(plot.svg("Processor time of the executor a node, us", self.processor))
+        beside = file.with_name(f"{file.stem}-memory{file.suffix}")
+        beside.write_text(plot.svg("Memory of the executor, MiB", self.memory))
+
+
+async def by_size(bench: Bench, figures: Figures, sizes: list[int], total: int) -> None:
+    """Runs of more and more nodes."""
     print(f"  {'nodes':>7} {HEADER}")
-    lines: dict[str, list[tuple[float, float]]] = {}
     for kind in KINDS:
         for size in sizes:
             cost = await bench.cost(kind, size, repeat=max(1, total // size))
-            lines.setdefault(kind, []).append((size, cost.processor))
-            print(f"  {size:>7} {kind:<8} {cost.wall:>10.0f} {cost.processor:>10.0f} {cost.memory:>12.1f}", flush=True)
-    return lines
+            figures.add(kind, size, cost, kind)
 
 
-async def main() -> None:
+async def by_open_runs(bench: Bench, figures: Figures, counts: list[int], total: int) -> None:
+    """Runs of 100 nodes, while more and more others wait."""
+    print(f"\n  Runs of 100 nodes while others are open\n  {'open':>7} {HEADER}")
+    opened = 0
+    for count in counts:
+        await bench.open_waiting(count - opened)
+        opened = count
+        for kind in KINDS:
+            cost = await bench.cost(kind, 100, repeat=max(1, total // 100))
+            figures.add(kind, count, cost, f"{kind}, by open runs")
+
+
+async def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.growth", description=__doc__)
+    parser = argparse.ArgumentParser(prog="make bench ARGS=--only growth", description=__doc__)
     parser.add_argument("--sizes", default="10,100,1000,10000", help="nodes of a run")
     parser.add_argument("--open", default="1,100,10000", help="runs that wait meanwhile")
     parser.add_argument("--nodes", type=int, default=5_000, help="nodes of each figure, at least one run")
-    parser.add_argument("--plot", type=Path, help="where to write a plot (SVG)")
-    given = parser.parse_args()
+    parser.add_argument("--plot", type=Path, help="where to write plots: this file (SVG), and its name with -memory")
+    given = parser.parse_args(arguments)
     print(f"Machine: {describe()}")
     url = await backends.fresh_database("executor")
     pool = await open_pool(url, size=8)
     executor = Executor(PostgresRunStore(pool))
+    figures = Figures()
     try:
         async with committing(executor):
             bench = Bench(executor, pool)
-            lines = await growth(bench, [int(size) for size in given.sizes.split(",")], given.nodes)
-            opened = 0
-            print(f"\n  Runs of 100 nodes while others are open\n  {'open':>7} {HEADER}")
-            for count in (int(count) for count in given.open.split(",")):
-                await bench.open_waiting(count - opened)
-                opened = count
-                for kind in KINDS:
-                    cost = await bench.cost(kind, 100, repeat=max(1, given.nodes // 100))
-                    lines.setdefault(f"{kind}, by open runs", []).append((count, cost.processor))
-                    print(f"  {count:>7} {kind:<8} {cost.wall:>10.0f} {cost.processor:>10.0f} {bench.memory():>12.1f}")
+            await by_size(bench, figures, [int(size) for size in given.sizes.split(",")], given.nodes)
+            await by_open_runs(bench, figures, [int(count) for count in given.open.split(",")], given.nodes)
             if given.plot:
-                given.plot.write_text(plot.svg("Processor time of the executor a node, us", lines))
+                figures.plot(given.plot)
     finally:
         await pool.close()
         await backends.drop_database(url)

@@ -1,8 +1,8 @@
 """What history costs: lists, commits and the engine on tables with many runs, beside the same on empty ones.
 
-`python -m tests.bench.history --runs 300000` fills a database of its own (ten node executions and eleven rows of events
-a run, spread over 30 days and 20 projects, one of which has half of it) and prints a table. Only the filling is cheap.
-Then the older half is removed as retention does, and as much is filled in again: the size on disk should not grow.
+`make bench ARGS="--only history --plot history.svg"` fills a database of its own (ten node executions and eleven rows
+of events a run, spread over 30 days and 20 projects, one of which has half of it) and prints a table at each number of
+rows. Then the older half is removed as retention does, and as much is filled in again: it should not grow on disk.
 """
 
 import argparse
@@ -10,8 +10,9 @@ import asyncio
 import random
 import statistics
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from uuid import UUID
 
 from services.executor.domain.housekeeping import BATCH
@@ -23,10 +24,14 @@ from services.executor.storage.postgres import PostgresRunStore
 from services.kit.ids import new_id
 from services.kit.pool import Pool
 from services.kit.postgres import open_engine, open_pool
+from tests.bench import plot
 from tests.bench.machine import backend_seconds, describe, percentile
 from tests.support import backends
 from tests.support.executors import PROJECT, QUEUES, Executor, a_version, committing, success
 
+Lines = dict[str, list[tuple[float, float]]]
+ROWS_OF_A_RUN = 22
+"""The run, its ten node executions, its eleven rows of events."""
 RARE = UUID(int=1)
 """A workflow with few runs among very many."""
 COMMON = UUID(int=2)
@@ -72,11 +77,11 @@ _EVENTS_OF_A_COMMIT = (
 )
 
 
-async def fill(pool: Pool, runs: int) -> None:
-    """Make so many runs."""
+async def fill(pool: Pool, runs: int, *, have: int = 0) -> None:
+    """Make runs up to this number."""
     async with pool.acquire() as connection:
         await connection.execute("SET synchronous_commit = off")
-        for first in range(0, runs, 50_000):
+        for first in range(have, runs, 50_000):
             made = await connection.fetch(_RUNS, PROJECT, RARE, COMMON, first, runs, timeout=600)
             ids = [row[0] for row in made]
             await connection.execute(_NODES.format(10), ids, timeout=600)
@@ -85,17 +90,21 @@ async def fill(pool: Pool, runs: int) -> None:
         await connection.execute("VACUUM (ANALYZE, PARALLEL 0)", timeout=1800)
 
 
-async def timed(repeat: int, call: Callable[[], Awaitable[object]]) -> str:
+Figure = tuple[str, float]
+"""What the table says, and what the plot shows of it."""
+
+
+async def timed(repeat: int, call: Callable[[], Awaitable[object]]) -> Figure:
     """p50 and p99 of a call in milliseconds."""
     took = []
     for _ in range(repeat):
         begun = time.perf_counter()
         await call()
         took.append((time.perf_counter() - begun) * 1e3)
-    return f"{statistics.median(took):8.2f} {percentile(took, 0.99):8.2f}"
+    return f"{statistics.median(took):8.2f} {percentile(took, 0.99):8.2f}", statistics.median(took)
 
 
-async def lists(store: PostgresRunStore, pool: Pool, large_run: UUID, repeat: int) -> dict[str, str]:
+async def lists(store: PostgresRunStore, pool: Pool, large_run: UUID, repeat: int) -> dict[str, Figure]:
     """Times of what people look at."""
     now = datetime.now(UTC)
     middle = (now - timedelta(days=15), UUID(int=0))
@@ -136,7 +145,7 @@ async def lists(store: PostgresRunStore, pool: Pool, large_run: UUID, repeat: in
     return found
 
 
-async def commits(store: PostgresRunStore, pool: Pool, version: Version, runs: int, rounds: int) -> str:
+async def commits(store: PostgresRunStore, pool: Pool, version: Version, runs: int, rounds: int) -> Figure:
     """Milliseconds of a commit in which each run has a report and a claim, and processor time of it at both ends."""
     wall: list[float] = []
     own, server = 0.0, await backend_seconds(pool)
@@ -157,10 +166,11 @@ async def commits(store: PostgresRunStore, pool: Pool, version: Version, runs: i
                 state.version += 1
     count = len(wall)
     server = await backend_seconds(pool) - server
-    return (
+    text = (
         f"{statistics.median(wall):8.2f} {percentile(wall, 0.99):8.2f}   processor: client {own / count * 1e3:.2f}, "
         f"server {server / count * 1e3:.2f}"
     )
+    return text, statistics.median(wall)
 
 
 def a_state(version: Version) -> RunState:
@@ -181,7 +191,7 @@ def step(state: RunState, position: int) -> None:
         decide.claim(state, nodes[position + 1], 0, worker="w" * 36, claim_id="c" * 36)
 
 
-async def engine(executor: Executor, version: Version, runs: int) -> str:
+async def engine(executor: Executor, version: Version, runs: int) -> Figure:
     """Nodes a second, with workers that report at once, all in this process."""
 
     async def one() -> None:
@@ -199,7 +209,8 @@ async def engine(executor: Executor, version: Version, runs: int) -> str:
         await asyncio.gather(*(one() for _ in range(32)))
     nodes = runs * len(version.graph.nodes)
     took, cpu = time.perf_counter() - begun, time.process_time() - used
-    return f"{nodes / took:8.0f} nodes/s, {cpu / nodes * 1e6:.0f} us of processor time of this process a node"
+    text = f"{nodes / took:8.0f} nodes/s, {cpu / nodes * 1e6:.0f} us of processor time of this process a node"
+    return text, took / nodes * 1e3
 
 
 async def a_large_run(executor: Executor, pool: Pool) -> UUID:
@@ -226,15 +237,15 @@ async def remove(executor: Executor, url: str, pool: Pool) -> None:
         await asyncio.sleep(batches[-1] / 1e3)  # as the housekeeper rests
     took, used = time.perf_counter() - begun, await backend_seconds(pool) - used
     print(
-        f"\nRemoved {runs:,} runs of 21 rows beside them in {took:.0f} s: {runs * 22 / took:,.0f} rows/s, server "
-        f"{used / max(runs, 1) * 1e3:.2f} ms of processor time a run; a batch p50 {statistics.median(batches):.0f} ms, "
-        f"longest {max(batches):.0f} ms\n  a commit of 8 runs meanwhile, ms {await meanwhile}"
+        f"\nRemoved {runs:,} runs of 21 rows beside them in {took:.0f} s: {runs * ROWS_OF_A_RUN / took:,.0f} rows/s, "
+        f"server {used / max(runs, 1) * 1e3:.2f} ms of processor time a run; a batch p50 "
+        f"{statistics.median(batches):.0f} ms, longest {max(batches):.0f} ms\n  a commit of 8 runs meanwhile, ms {(await meanwhile)[0]}"
     )
     await engine.dispose()
 
 
-async def measure(executor: Executor, pool: Pool, large_run: UUID, repeat: int) -> None:
-    """Print one column of the table."""
+async def measure(executor: Executor, pool: Pool, large_run: UUID, repeat: int) -> dict[str, float]:
+    """Print one column of the table; milliseconds by name."""
     (rows,) = await pool.fetch(
         "SELECT (SELECT count(*) FROM executor.runs), (SELECT count(*) FROM executor.node_executions), "
         "pg_size_pretty(pg_database_size(current_database()))"
@@ -242,34 +253,54 @@ async def measure(executor: Executor, pool: Pool, large_run: UUID, repeat: int) 
     print(f"\n{rows[0]:,} runs, {rows[1]:,} node executions, {rows[2]} on disk; {describe()}")
     print(f"  {'ms':<40} {'p50':>8} {'p99':>8}")
     version = await executor.versions.get(await a_version(executor, *({"key": f"n{n}"} for n in range(10))))
+    found = {}
     for runs in (1, 8, 32):
-        print(f"  {f'commit of {runs} runs':<40} {await commits(executor.store, pool, version, runs, repeat // 2)}")
-    print(f"  {'engine, 32 chains of 10 at a time':<40} {await engine(executor, version, repeat * 4)}")
+        found[f"commit of {runs} runs"] = await commits(executor.store, pool, version, runs, repeat // 2)
+    found["engine, 32 chains of 10 at a time"] = await engine(executor, version, repeat * 4)
+    found |= await lists(executor.store, pool, large_run, repeat)
+    for name, (text, _) in found.items():
+        print(f"  {name:<40} {text}", flush=True)
+    return {name: value for name, (_, value) in found.items()}
 
-    for name, took in (await lists(executor.store, pool, large_run, repeat)).items():
-        print(f"  {name:<40} {took}")
+
+async def grow(executor: Executor, pool: Pool, rows: list[int], repeat: int) -> Lines:
+    """Measure on empty tables, then at each number of rows; milliseconds by name and rows."""
+    large_run, lines, have = await a_large_run(executor, pool), Lines(), 0
+    for wanted in (0, *rows):
+        begun = time.perf_counter()
+        await fill(pool, wanted // ROWS_OF_A_RUN, have=have)
+        have = wanted // ROWS_OF_A_RUN
+        print(f"\n{wanted:,} rows of history, filled in {time.perf_counter() - begun:.0f} s")
+        for name, value in (await measure(executor, pool, large_run, repeat)).items():
+            lines.setdefault(name, []).append((max(wanted, 1), value))
+    print("\nTimes of the empty tables, for each number of rows")
+    for name, points in lines.items():
+        print(f"  {name:<40} {' '.join(f'{value / points[0][1]:8.2f}' for _, value in points)}")
+    return lines
 
 
-async def main() -> None:
+async def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.history", description=__doc__)
-    parser.add_argument("--runs", type=int, default=100_000, help="runs to fill the tables with")
+    parser = argparse.ArgumentParser(prog="make bench ARGS=--only history", description=__doc__)
+    parser.add_argument("--rows", default="1000000,10000000", help="of history, comma-separated")
     parser.add_argument("--repeat", type=int, default=100, help="times that each list is read")
-    given = parser.parse_args()
+    parser.add_argument("--no-removal", action="store_true", help="leave out what retention costs")
+    parser.add_argument("--plot", type=Path, help="where to write a plot (SVG) of commits and engine")
+    given = parser.parse_args(arguments)
     url = await backends.fresh_database("executor")
     pool = await open_pool(url, size=8)
     executor = Executor(PostgresRunStore(pool))
+    rows = [int(count) for count in given.rows.split(",")]
     try:
         async with committing(executor):
-            large_run = await a_large_run(executor, pool)
-            await measure(executor, pool, large_run, given.repeat)
-            begun = time.perf_counter()
-            await fill(pool, given.runs)
-            print(f"\nfilled in {time.perf_counter() - begun:.0f} s")
-            await measure(executor, pool, large_run, given.repeat)
-            await remove(executor, url, pool)
-            await fill(pool, given.runs // 2)
-            await measure(executor, pool, large_run, given.repeat)
+            lines = await grow(executor, pool, rows, given.repeat)
+            if given.plot:
+                shown = {name: points for name, points in lines.items() if name.startswith(("commit", "engine"))}
+                given.plot.write_text(plot.svg("Milliseconds by rows of history: a commit, a node", shown))
+            if not given.no_removal:
+                await remove(executor, url, pool)
+                await fill(pool, rows[-1] // ROWS_OF_A_RUN // 2)
+                await measure(executor, pool, await a_large_run(executor, pool), given.repeat)
     finally:
         await pool.close()
         await backends.drop_database(url)

@@ -1,5 +1,6 @@
 """What the figures depend on, and how they are taken."""
 
+import contextlib
 import os
 import platform
 from collections.abc import Sequence
@@ -32,6 +33,20 @@ def describe() -> str:
         f"{psutil.cpu_count()} x {model}, {memory:.0f} GiB, {platform.platform()}, Python {platform.python_version()}, "
         f"load {load}"
     )
+
+
+def own_seconds() -> float:
+    """Processor time that this process has used."""
+    return sum(psutil.Process().cpu_times()[:2])
+
+
+def family_seconds(pid: int) -> float:
+    """Processor time that a process and those that it has started have used, children that have ended included."""
+    total = 0.0
+    for process in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            total += sum(process.cpu_times()[:4])
+    return total
 
 
 async def backend_seconds(pool: Pool) -> float:

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from tests.bench.client import Api, Connection
+from tests.bench.targets import CHAT_SECONDS
 
 Make = Callable[[int], dict[str, Any]]
 
@@ -42,6 +43,8 @@ class Workload:
     name: str
     definition: dict[str, Any]
     nodes: int
+    outside_seconds: float = 0.0
+    """What one run waits for somebody else, at least."""
 
 
 WORKLOADS = (
@@ -50,6 +53,24 @@ WORKLOADS = (
     Workload("1 to 50 to 1, worker nodes", fan_out(50, _noop), 52),
     Workload("1 to 50 to 1, inline nodes", fan_out(50, _transform), 52),
 )
+
+
+def gets(length: int, url: str) -> Workload:
+    """GETs of a server, one after another."""
+    return Workload(
+        f"{length} HTTP GETs in a row",
+        chain(
+            length, lambda number: {"type": "http_request", "config": {"method": "GET", "url": f"{url}/?n={number}"}}
+        ),
+        length,
+    )
+
+
+def one_chat(model: str) -> Workload:
+    """One call of a model that answers in CHAT_SECONDS."""
+    config = {"model": model, "messages": [{"role": "user", "content": "hi"}]}
+    definition = {"nodes": [{"key": "ask", "type": "llm_call", "config": config}], "edges": []}
+    return Workload(f"one LLM call of {CHAT_SECONDS * 1e3:.0f} ms", definition, 1, CHAT_SECONDS)
 
 
 def _followed() -> dict[str, Any]:

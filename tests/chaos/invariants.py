@@ -42,13 +42,12 @@ INVARIANTS = {
         WHERE s.status IS DISTINCT FROM 5 LIMIT 5
     """,
     "a node begins as soon as all that it waits for has succeeded": """
-        SELECT s.run_id::text || ' ' || e.target FROM node s JOIN edge e ON e.source = s.node_key
-        WHERE s.status = 5 AND NOT EXISTS (
-            SELECT FROM node t WHERE t.run_id = s.run_id AND t.item_path = s.item_path AND t.node_key = e.target)
-        AND NOT EXISTS (
-            SELECT FROM edge other LEFT JOIN node o
-            ON o.run_id = s.run_id AND o.item_path = s.item_path AND o.node_key = other.source
-            WHERE other.target = e.target AND o.status IS DISTINCT FROM 5) LIMIT 5
+        SELECT late.run_id::text || ' ' || late.target FROM (
+            SELECT s.run_id, s.item_path, e.target FROM node s JOIN edge e ON e.source = s.node_key WHERE s.status = 5
+            GROUP BY s.run_id, s.item_path, e.target
+            HAVING count(*) = (SELECT count(*) FROM edge o WHERE o.target = e.target)
+            EXCEPT SELECT run_id, item_path, node_key FROM node
+        ) AS late LIMIT 5
     """,
     "a ready node is woken again": """
         SELECT n.run_id::text || ' ' || n.node_key FROM executor.node_executions n WHERE n.status = 2

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import statistics
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import asyncpg
 
@@ -18,13 +17,13 @@ from tests.chaos.histories import History
 NO_FAULT = "(no fault)"
 BEFORE = "(just before each)"
 """What the figures are without a fault."""
-_JUST = 0.1
-_LONGEST = 120.0
-"""Seconds that nothing waits."""
+_JUST = 0.01
+_LATE = 0.5
+"""What has waited for so long when a fault comes waits because of the one before."""
 _FROM_ITS_RETURN = ("nats", "postgres", "COMMIT")
 """Nobody stands in for these: it counts how soon work goes on when they are back."""
 _WAITS = """
-SELECT extract(epoch FROM queued_at)::float8, extract(epoch FROM started_at)::float8,
+SELECT node_key, extract(epoch FROM queued_at)::float8, extract(epoch FROM started_at)::float8,
     extract(epoch FROM finished_at)::float8, handler_seconds
 FROM executor.node_executions WHERE queue <> '' AND handler_seconds IS NOT NULL
 """
@@ -44,38 +43,50 @@ class Times:
     """From a fault until a node that lost its worker was started again."""
     waited: dict[str, list[float]]
     """From a fault, or from the return of a backend, until a node went on that waited for the engine at that moment."""
+    longest: list[tuple[float, str]]
+    """The same of each node, with what it waited for."""
 
 
-async def read_waits(dsn: str) -> list[tuple[float, float]]:
-    """When nodes waited for the engine, begin and end: ready until claimed, and done until recorded."""
+@dataclass(frozen=True, order=True)
+class EngineWait:
+    """A node that waited for the engine: ready until claimed, or done until recorded."""
+
+    begin: float
+    end: float
+    what: str
+
+
+async def read_waits(dsn: str) -> list[EngineWait]:
+    """Of the last attempt of each node, by begin."""
     connection = await asyncpg.connect(dsn)
     try:
         found = []
-        for queued, started, finished, handled in await connection.fetch(_WAITS):
-            found += [(queued, started), (started + handled, finished)]
+        for key, queued, started, finished, handled in await connection.fetch(_WAITS):
+            found += [
+                EngineWait(queued, started, f"{key} ready"),
+                EngineWait(started + handled, finished, f"{key} done"),
+            ]
         return sorted(found)
     finally:
         await connection.close()
 
 
 def measure(
-    faults: Sequence[Fault], history: History, waits: Sequence[tuple[float, float]], accepted_at: Sequence[float]
+    faults: Sequence[Fault], history: History, waits: Sequence[EngineWait], accepted_at: Sequence[float]
 ) -> Times:
     """Attribute what was held up to the faults, which came one after another."""
     effects = sorted(line["at"] for line in history.attempts if line["effect"])
-    times = Times({}, {}, {}, defaultdict(list), defaultdict(list))
+    times = Times({}, {}, {}, defaultdict(list), defaultdict(list), [])
     for fault in faults:
         times.back.setdefault(fault.kind, []).append(fault.back - fault.began)
         for found, moments in ((times.effect, effects), (times.accepted, sorted(accepted_at))):
             position = bisect_right(moments, fault.began)
             if position < len(moments):
                 found.setdefault(fault.kind, []).append(moments[position] - fault.began)
-        moment = fault.back if any(name in fault.kind for name in _FROM_ITS_RETURN) else fault.began
-        times.waited[fault.kind] += _waiting(waits, moment)
-        times.waited[BEFORE] += _waiting(waits, fault.began - _JUST)
     for lost, again in history.interruptions():
         cause = _that_took(faults, lost, again)
         times.taken[cause.kind if cause else NO_FAULT].append(again - max(lost, cause.began if cause else lost))
+    _attribute(times, faults, waits)
     return times
 
 
@@ -87,10 +98,21 @@ def _that_took(faults: Sequence[Fault], lost: float, again: float) -> Fault | No
     return faults[position] if position < len(faults) and faults[position].began < again else None
 
 
-def _waiting(waits: Sequence[tuple[float, float]], moment: float) -> list[float]:
-    """From a moment until the end of what was under way then."""
-    first, last = bisect_left(waits, (moment - _LONGEST,)), bisect_left(waits, (moment,))
-    return [end - moment for _, end in waits[first:last] if end > moment]
+def _attribute(times: Times, faults: Sequence[Fault], waits: Sequence[EngineWait]) -> None:
+    moments = [fault.back if any(name in fault.kind for name in _FROM_ITS_RETURN) else fault.began for fault in faults]
+    before = [fault.began - _JUST for fault in faults]
+    for wait in waits:
+        position = bisect_right(before, wait.begin)
+        if position < len(before) and wait.end > before[position] > wait.begin:
+            times.waited[BEFORE].append(wait.end - before[position])
+        position = bisect_right(moments, wait.begin)
+        if position == len(moments) or wait.end < moments[position]:
+            continue
+        if position and faults[position].began - wait.begin > _LATE:
+            position -= 1
+        seconds = wait.end - max(moments[position], wait.begin)
+        times.waited[faults[position].kind].append(seconds)
+        times.longest.append((seconds, f"{wait.what}, {faults[position].kind}"))
 
 
 def table(times: Times) -> str:
@@ -107,12 +129,9 @@ def table(times: Times) -> str:
     )
 
 
-def worst(times: Times, *kinds: str) -> str:
-    """How long nodes were held up, by any of these faults."""
-    found: Iterable[Any] = (
-        seconds for kind in kinds for held in (times.taken, times.waited) for seconds in held.get(kind, [])
-    )
-    return _counted(list(found))
+def held_up(times: Times, kind: str) -> str:
+    """How long nodes were held up by faults of this kind, whatever they waited for."""
+    return _counted([*times.taken.get(kind, []), *times.waited.get(kind, [])])
 
 
 def _counted(seconds: Sequence[float]) -> str:

@@ -19,7 +19,7 @@ import pytest
 from tests.chaos.histories import read_history, read_lines
 from tests.chaos.ledger_process import LedgerProcess
 from tests.chaos.load import Load, chain, diamond, mapped
-from tests.support.stack import LocalStack, running_stack
+from tests.support.stack import NO_MODELS, LocalStack, running_stack
 from tests.support.waiting import await_until
 
 pytestmark = pytest.mark.timeout(400)  # a start takes seconds alone, and a minute beside everything else
@@ -29,8 +29,6 @@ KILL_AT = (20, 80, 140)
 """Accepted runs at which something is killed."""
 END_WITHIN = 120.0
 """Seconds; a bound for a busy machine, and not what it takes."""
-# No model is called here, and loading one would take the processor from what is tested.
-NO_MODELS = '[{"name": "none", "backend": "openai", "base_url": "http://127.0.0.1:9/v1", "api_key": "none"}]'
 
 Record = Callable[[str, object], None]
 

@@ -17,6 +17,8 @@ from typing import Any, BinaryIO
 from deploy.local.errors import last_lines
 from tests.support.waiting import await_until
 
+# For stacks in which no model is called: loading one would take the processor from what is looked at.
+NO_MODELS = '[{"name": "none", "backend": "openai", "base_url": "http://127.0.0.1:9/v1", "api_key": "none"}]'
 _ROOT = Path(__file__).resolve().parent.parent.parent
 
 
