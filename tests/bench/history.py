@@ -237,9 +237,10 @@ async def remove(executor: Executor, url: str, pool: Pool) -> None:
         await asyncio.sleep(batches[-1] / 1e3)  # as the housekeeper rests
     took, used = time.perf_counter() - begun, await backend_seconds(pool) - used
     print(
-        f"\nRemoved {runs:,} runs of 21 rows beside them in {took:.0f} s: {runs * ROWS_OF_A_RUN / took:,.0f} rows/s, "
-        f"server {used / max(runs, 1) * 1e3:.2f} ms of processor time a run; a batch p50 "
-        f"{statistics.median(batches):.0f} ms, longest {max(batches):.0f} ms\n  a commit of 8 runs meanwhile, ms {(await meanwhile)[0]}"
+        f"\nRemoved {runs:,} runs of {ROWS_OF_A_RUN} rows in {took:.0f} s: {runs * ROWS_OF_A_RUN / took:,.0f} rows/s, "
+        f"server {used / max(runs, 1) * 1e3:.2f} ms of processor time a run\n"
+        f"  a batch p50 {statistics.median(batches):.0f} ms, longest {max(batches):.0f} ms\n"
+        f"  a commit of 8 runs meanwhile, ms {(await meanwhile)[0]}"
     )
     await engine.dispose()
 

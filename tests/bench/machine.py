@@ -40,6 +40,12 @@ def own_seconds() -> float:
     return sum(psutil.Process().cpu_times()[:2])
 
 
+def busy_seconds() -> float:
+    """Processor time that all of the machine has used."""
+    times = psutil.cpu_times()
+    return float(sum(times) - times.idle - times.iowait - times.guest - times.guest_nice)
+
+
 def family_seconds(pid: int) -> float:
     """Processor time that a process and those that it has started have used, children that have ended included."""
     total = 0.0

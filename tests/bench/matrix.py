@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.bench.client import Api
-from tests.bench.machine import family_seconds, own_seconds
+from tests.bench.machine import busy_seconds, family_seconds, own_seconds
 from tests.bench.workloads import WORKLOADS, Workload, together
 from tests.support.stack import NO_MODELS, LocalStack, running_stack
 
@@ -26,6 +26,8 @@ class Cell:
     """Runs per second, by window."""
     cores: dict[str, list[float]]
     """Service -> processor seconds per second of each of its processes."""
+    others: float
+    """The same of everything that is not part of it."""
 
 
 async def measure(workers: int, executors: int, *, callers: int, seconds: float) -> list[Cell]:
@@ -40,14 +42,15 @@ async def measure(workers: int, executors: int, *, callers: int, seconds: float)
             for workload in WORKLOADS:
                 workflow_id = await api.publish(workload.name, workload.definition)
                 await together(api, workflow_id, callers=callers, seconds=3, windows=1)
-                before, began = _spent(stack), time.perf_counter()
+                before, busy, began = _spent(stack), busy_seconds(), time.perf_counter()
                 rates = await together(api, workflow_id, callers=callers, seconds=seconds, windows=3)
-                took = time.perf_counter() - began
+                took, busy = time.perf_counter() - began, busy_seconds() - busy
                 cores = {
                     service: [(after - start) / took for start, after in zip(before[service], spent, strict=True)]
                     for service, spent in _spent(stack).items()
                 }
-                cells.append(Cell(workload, workers, executors, rates, cores))
+                others = busy / took - sum(sum(each) for each in cores.values())
+                cells.append(Cell(workload, workers, executors, rates, cores, others))
     return cells
 
 
@@ -78,6 +81,6 @@ def table(cells: list[Cell]) -> str:
             )
             lines.append(
                 f"  {cell.workers:>7} {cell.executors:>9} {rate:>8.1f} {spread:>15} "
-                f"{rate * cell.workload.nodes:>8.0f}  {used:.2f}: {shown}"
+                f"{rate * cell.workload.nodes:>8.0f}  {used:.2f}: {shown}; others {cell.others:.2f}"
             )
     return "\n".join(lines)
