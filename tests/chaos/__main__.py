@@ -20,7 +20,7 @@ import asyncpg
 from tests.chaos import recovery
 from tests.chaos.faults import Storm
 from tests.chaos.histories import History, read_history, read_lines
-from tests.chaos.invariants import Watch
+from tests.chaos.invariants import Looks, Watch
 from tests.chaos.ledger_process import LedgerProcess, running_ledger
 from tests.chaos.load import Load, User, chain, diamond, indexed, large, mapped
 from tests.support.stack import NO_MODELS, LocalStack, running_stack
@@ -72,7 +72,7 @@ async def _prepare(stack: LocalStack, ledger: LedgerProcess, load: Load, limited
     await limited.until_answered("PUT", f"/projects/{project['id']}/limits", limits)
     theirs = diamond(ledger.url)
     await load.prepare(theirs, user=limited)
-    return Watch(stack, load, limited, [*mine, indexed(ledger.url, COLLECTION)])
+    return Watch(stack, load, limited, Looks([*mine, indexed(ledger.url, COLLECTION)]))
 
 
 async def _flow(load: Load, faults: Storm, watch: Watch, given: argparse.Namespace) -> float:
@@ -101,7 +101,7 @@ def _report(load: Load, faults: Storm, watch: Watch, history: History, seconds: 
         f"\r{len(faults.had)} faults, {load.accepted} runs in {seconds:.0f} s, {effects} effects in "
         f"{len(history.attempts)} attempts, answers {dict(sorted(load.statuses.items()))}, "
         f"{load.abandoned} starts abandoned by their client, "
-        f"{watch.looks} looks at the invariants ({watch.failed_looks} while PostgreSQL did not answer); "
+        f"{watch.count} looks at the invariants ({watch.failed} while PostgreSQL did not answer); "
         f"load {'/'.join(f'{value:.1f}' for value in os.getloadavg())}"
     )
 

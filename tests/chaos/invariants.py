@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,8 +15,8 @@ from tests.support.stack import LocalStack
 
 # A look sees one moment: READ COMMITTED gives one snapshot to one statement. `chosen` are the runs that are looked at:
 # those that are open or have just ended, and in the end all.
-_RECENT = "SELECT * FROM executor.runs WHERE status < 4 OR finished_at > now() - interval '5 seconds'"
-_ALL = "SELECT * FROM executor.runs"
+RECENT = "SELECT * FROM executor.runs WHERE status < 4 OR finished_at > now() - interval '5 seconds'"
+ALL = "SELECT * FROM executor.runs"
 _WITH = """
 WITH chosen AS MATERIALIZED ({runs}), edge AS (SELECT * FROM unnest($1::text[], $2::text[]) AS e (source, target)),
 node AS MATERIALIZED (SELECT n.* FROM executor.node_executions n JOIN chosen r ON r.id = n.run_id),
@@ -70,7 +69,8 @@ INVARIANTS = {
     """,
     "no more runs at a time than a project may": """
         SELECT l.project_id::text || ': ' || count(*) FROM executor.project_limits l
-        JOIN executor.node_executions n ON n.project_id = l.project_id
+        JOIN executor.runs r ON r.project_id = l.project_id AND r.status < 4
+        JOIN executor.node_executions n ON n.run_id = r.id
         WHERE n.status = 3 AND n.queue <> '' AND l.own ? 'max_running_nodes'
         GROUP BY l.project_id, l.own HAVING count(*) > (l.own ->> 'max_running_nodes')::int
     """,
@@ -90,15 +90,15 @@ _MISSING = (
     "SELECT id::text FROM unnest($1::uuid[]) AS id WHERE NOT EXISTS (SELECT FROM executor.runs r WHERE r.id = id)"
 )
 # ruff: noqa: S608 - the SQL is made of the constants above
-_RUNS = f"SELECT id, status, version, sequence FROM ({_RECENT}) AS r"
+_RUNS = f"SELECT id, status, version, sequence FROM ({RECENT}) AS r"
 _RUNS_BACK = """
-SELECT r.id::text FROM unnest($1::uuid[], $2::int[], $3::bigint[], $4::bigint[]) AS o (id, status, version, sequence)
+SELECT id::text FROM unnest($1::uuid[], $2::int[], $3::bigint[], $4::bigint[]) AS o (id, status, version, sequence)
 LEFT JOIN executor.runs r USING (id)
 WHERE r.id IS NULL OR r.version < o.version OR r.sequence < o.sequence
 OR (o.status >= 4 AND (r.status, r.sequence) <> (o.status, o.sequence)) LIMIT 5
 """
 _NODES = f"""
-SELECT n.run_id, n.node_key, n.item_path, n.status, n.epoch, sha256(coalesce(n.output, '')) FROM ({_RECENT}) AS r
+SELECT n.run_id, n.node_key, n.item_path, n.status, n.epoch, sha256(coalesce(n.output, '')) FROM ({RECENT}) AS r
 JOIN executor.node_executions n ON n.run_id = r.id
 """
 _NODES_BACK = """
@@ -111,6 +111,24 @@ OR (o.status >= 5 AND (n.status, n.epoch, sha256(coalesce(n.output, ''))) <> (o.
 """
 
 
+class Looks:
+    """Looks at a database, each of which remembers the one before."""
+
+    def __init__(self, workflows: Sequence[Workflow]) -> None:
+        self._workflows = workflows
+        self._runs: list[Any] = []
+        self._nodes: list[Any] = []
+
+    async def look(self, connection: Any, accepted: Sequence[str], *, runs: str = RECENT) -> list[str]:
+        """What does not hold, of these runs; `accepted` are runs that must be there."""
+        found = await broken(connection, self._workflows, runs=runs)
+        found += _say("an accepted run is there", await connection.fetch(_MISSING, accepted))
+        found += _say("a run never goes back", await connection.fetch(_RUNS_BACK, *_columns(self._runs, 4)))
+        found += _say("a node never goes back", await connection.fetch(_NODES_BACK, *_columns(self._nodes, 6)))
+        self._runs, self._nodes = await connection.fetch(_RUNS), await connection.fetch(_NODES)
+        return found
+
+
 @dataclass
 class Watch:
     """Looks at a stack once a second while a load runs."""
@@ -119,13 +137,11 @@ class Watch:
     load: Load
     stranger: User
     """Who must not see runs of the load's first user."""
-    workflows: Sequence[Workflow]
-    looks: int = 0
-    failed_looks: int = 0
+    looks: Looks
+    count: int = 0
+    failed: int = 0
     """PostgreSQL did not answer."""
     violations: list[str] = field(default_factory=list)
-    _runs: list[Any] = field(default_factory=list)
-    _nodes: list[Any] = field(default_factory=list)
 
     async def keep_looking(self) -> None:
         """Look for ever."""
@@ -138,7 +154,7 @@ class Watch:
         """Look at every run there is."""
         connection = await asyncpg.connect(self.stack.process("postgres")["dsn"])
         try:
-            await self._look(connection, _ALL)
+            self.violations += await self.looks.look(connection, self.load.newest, runs=ALL)
         finally:
             await connection.close()
 
@@ -151,28 +167,21 @@ class Watch:
             await asyncio.sleep(1)
 
     async def _look_unless_down(self) -> None:
-        self.failed_looks += 1
-        with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+        accepted = list(self.load.newest)
+        try:
             connection = await asyncpg.connect(self.stack.process("postgres")["dsn"], timeout=5, command_timeout=20)
             try:
-                await self._look(connection, _RECENT)
-                self.looks += 1
-                self.failed_looks -= 1
+                self.violations += await self.looks.look(connection, accepted)
             finally:
                 connection.terminate()
-
-    async def _look(self, connection: Any, runs: str) -> None:
-        found = await broken(connection, self.workflows, runs=runs)
-        accepted = list(self.load.newest)
-        found += _say("an accepted run is there", await connection.fetch(_MISSING, accepted))
-        found += _say("a run never goes back", await connection.fetch(_RUNS_BACK, *_columns(self._runs, 4)))
-        found += _say("a node never goes back", await connection.fetch(_NODES_BACK, *_columns(self._nodes, 6)))
-        self.violations += found
-        self._runs, self._nodes = await connection.fetch(_RUNS), await connection.fetch(_NODES)
-        del self.load.newest[: len(accepted)]
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+            self.failed += 1
+        else:
+            self.count += 1
+            del self.load.newest[: len(accepted)]
 
 
-async def broken(connection: Any, workflows: Sequence[Workflow], *, runs: str = _ALL) -> list[str]:
+async def broken(connection: Any, workflows: Sequence[Workflow], *, runs: str = ALL) -> list[str]:
     """The invariants that do not hold now, each with examples."""
     edges = [edge for workflow in workflows for edge in _edges(workflow.definition)]
     sources, targets = [edge["source"] for edge in edges], [edge["target"] for edge in edges]
