@@ -14,6 +14,7 @@ from typing import Any
 
 import asyncpg
 import nats
+import nats.errors
 import psutil
 from nats.js.errors import NotFoundError
 
@@ -124,9 +125,16 @@ class Storm:
     async def _wipe_stream(self) -> str:
         client = await nats.connect(self._stack.process("nats")["url"])
         try:
-            self._began = time.time()
-            with contextlib.suppress(NotFoundError):  # a killed NATS has just lost it, and nobody has declared it yet
-                await client.jetstream().delete_stream(streams.STREAM)
+            while True:
+                self._began = time.time()
+                try:
+                    with contextlib.suppress(
+                        NotFoundError
+                    ):  # a killed NATS has lost it, and nobody has declared it yet
+                        await client.jetstream().delete_stream(streams.STREAM)
+                    break
+                except nats.errors.TimeoutError:  # it listens, and does not serve streams yet
+                    continue
         finally:
             await client.close()
         return "NATS wiped"

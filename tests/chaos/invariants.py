@@ -129,6 +129,10 @@ class Looks:
         return found
 
 
+# asyncpg may say the last one of a connection that is lost in the middle of a request.
+_DOWN = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError, asyncpg.InternalClientError)
+
+
 @dataclass
 class Watch:
     """Looks at a stack once a second while a load runs."""
@@ -174,7 +178,7 @@ class Watch:
                 self.violations += await self.looks.look(connection, accepted)
             finally:
                 connection.terminate()
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+        except _DOWN:
             self.failed += 1
         else:
             self.count += 1

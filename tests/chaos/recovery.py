@@ -76,10 +76,11 @@ def measure(
 ) -> Times:
     """Attribute what was held up to the faults, which came one after another."""
     effects = sorted(line["at"] for line in history.attempts if line["effect"])
+    accepted = sorted(accepted_at)
     times = Times({}, {}, {}, defaultdict(list), defaultdict(list), [])
     for fault in faults:
         times.back.setdefault(fault.kind, []).append(fault.back - fault.began)
-        for found, moments in ((times.effect, effects), (times.accepted, sorted(accepted_at))):
+        for found, moments in ((times.effect, effects), (times.accepted, accepted)):
             position = bisect_right(moments, fault.began)
             if position < len(moments):
                 found.setdefault(fault.kind, []).append(moments[position] - fault.began)
