@@ -22,6 +22,8 @@ _LATE = 0.5
 """What has waited for so long when a fault comes waits because of the one before."""
 _FROM_ITS_RETURN = ("nats", "postgres", "COMMIT")
 """Nobody stands in for these: it counts how soon work goes on when they are back."""
+_LONGEST_HANDLER = 1.0
+"""Seconds within which a node of the load is done, if nothing happens."""
 _WAITS = """
 SELECT node_key, extract(epoch FROM queued_at)::float8, extract(epoch FROM started_at)::float8,
     extract(epoch FROM finished_at)::float8, handler_seconds
@@ -92,9 +94,13 @@ def measure(
 
 
 def _that_took(faults: Sequence[Fault], lost: float, again: float) -> Fault | None:
-    """The fault that took a node from its worker: the one that was under way at its start, or the first one after."""
+    """The fault that took a node from its worker: the first one after its start.
+
+    The one before, if that was under way at the start, or if the node should have been done long ago.
+    """
     position = bisect_right(faults, lost, key=lambda fault: fault.began)
-    if position and lost < faults[position - 1].back:
+    next_began = faults[position].began if position < len(faults) else again
+    if position and (lost < faults[position - 1].back or next_began - lost > _LONGEST_HANDLER):
         return faults[position - 1]
     return faults[position] if position < len(faults) and faults[position].began < again else None
 
