@@ -25,7 +25,6 @@ from tests.simulation.faults import Faults
 from tests.simulation.loop import Loop, Process
 from tests.simulation.trace import Trace
 
-ACK_WAIT = 10.0
 _JOBS = "headrace.jobs."
 _NEXT = f"$JS.API.CONSUMER.MSG.NEXT.{streams.STREAM}."
 _ACK = "$JS.ACK."
@@ -236,7 +235,7 @@ class Server:
             if pull.left == 0:
                 pulls.remove(pull)
             stream.unacknowledged[number] = consumer, data
-            self.loop.world.call_later(ACK_WAIT, self._redeliver, stream, number)
+            self.loop.world.call_later(streams.ACK_WAIT_SECONDS, self._redeliver, stream, number)
             for subscription in self.receivers(pull.inbox):
                 self.send(subscription, Msg(cast("Any", pull.client), pull.inbox, f"{_ACK}{number}", data))
 

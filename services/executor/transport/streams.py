@@ -17,6 +17,9 @@ from nats.js.errors import NotFoundError
 STREAM = "HEADRACE_JOBS"
 CLAIM, REPORT, HEARTBEAT = "claim", "report", "heartbeat"
 MOVED, TOKEN, FOLLOWED = "moved", "token", "followed"
+ACK_WAIT_SECONDS = 1.2
+"""A wake-up that a worker has and does not claim for so long goes to another: shorter than a lease, because the node
+behind it is in nobody's hands. A claim that takes longer is repeated by the other in vain."""
 EXECUTORS = "executors"
 """Queue group: one of the executors answers."""
 
@@ -79,7 +82,7 @@ async def declare_consumers(jetstream: JetStreamContext, queues: list[str]) -> N
                     durable_name=consumer_name(queue),
                     filter_subject=jobs_subject(queue),
                     ack_policy=AckPolicy.EXPLICIT,
-                    ack_wait=10.0,
+                    ack_wait=ACK_WAIT_SECONDS,
                     max_deliver=-1,
                     max_ack_pending=20_000,
                 ),

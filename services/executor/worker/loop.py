@@ -81,6 +81,8 @@ class Worker:
         self._requesting: set[asyncio.Task[None]] = set()
         self._claiming = 0
         """Wake-ups whose claims are under way."""
+        self._asked: set[Held] = set()
+        """What they ask for, at the epochs of the wake-ups."""
         self._progress = asyncio.Event()
         _RUNNING.set_function(lambda: len(self._running))
         self._wakeups = [Wakeups(client, queue, self._receive, self._free_slots) for queue in queues]
@@ -174,8 +176,9 @@ class Worker:
         task.add_done_callback(done)
 
     async def _claim_batch(self, messages: list[Msg]) -> None:
+        by_executor: dict[str, list[tuple[Msg, pb.JobRef]]] = {}
+        asked: set[Held] = set()
         try:
-            by_executor: dict[str, list[tuple[Msg, pb.JobRef]]] = {}
             for message in messages:
                 try:
                     wakeup = pb.Wakeup.FromString(message.data)
@@ -183,10 +186,16 @@ class Worker:
                     log.warning("wakeup_malformed", subject=message.subject)
                     await self._acknowledge(message, b"+TERM")
                     continue
+                held = (*_name(wakeup.job), wakeup.job.epoch)
+                if held in self._asked:
+                    continue  # the same once more, because its claim takes long: that one acknowledges it
+                self._asked.add(held)
+                asked.add(held)
                 by_executor.setdefault(wakeup.executor_id, []).append((message, wakeup.job))
             for executor_id, woken in by_executor.items():
                 await self._claim(executor_id, woken)
         finally:
+            self._asked -= asked
             self._claiming -= len(messages)
             self._freed()
 

@@ -121,7 +121,8 @@ async def test_a_lost_wake_up_is_found_although_the_bus_holds_many_of_another_ex
     await await_until(is_known_and_sent_again, within=20)
     await two.add_worker(slots=SLOTS)
     await await_until(partial(all_ended, two), within=20)
-    assert [made.dispatcher.unclaimed_seconds() for made in two.executors] == [0, 0]
+    # A doubled wake-up may be answered last.
+    await await_until(lambda: not any(made.dispatcher.unclaimed_seconds() for made in two.executors), within=10)
 
 
 async def test_what_is_urgent_goes_before_the_rest_of_its_project(two: Field) -> None:
