@@ -11,7 +11,13 @@ from uuid import UUID
 from services.executor.domain.model import EventView, RunView, VersionSelector
 from services.executor.domain.runs import Runs
 from services.executor.engine.state import RUN_TERMINAL
-from services.kit.errors import DomainError, IdempotencyKeyReusedError, NotFoundError, UnavailableError
+from services.kit.errors import (
+    DomainError,
+    IdempotencyKeyReusedError,
+    NotFoundError,
+    ResourceExhaustedError,
+    UnavailableError,
+)
 from tests.simulation.loop import Process
 from tests.simulation.trace import Violation
 from tests.simulation.workload import Case
@@ -22,7 +28,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _PATIENCE = 3.0
-_INPUT = b'{"n":1}'
 
 
 class People:
@@ -32,7 +37,6 @@ class People:
         self._world = world
         self._rng = world.rng
         self._process = Process(world.loop, "people")
-        self._project = UUID(int=7)
         self._busy = 0
         self._streaming: dict[asyncio.Queue[EventView], asyncio.Task[None] | None] = {}
 
@@ -41,9 +45,9 @@ class People:
         """Everybody has what they wanted."""
         return self._busy == 0
 
-    def begin(self, case: Case, number: int) -> None:
-        """Let somebody want a run."""
-        self._spawn(self._want(case, number))
+    def begin(self, case: Case, number: int, after: float) -> None:
+        """Let somebody want a run, after a while."""
+        self._spawn(self._want(case, number, after))
 
     def _spawn(self, coroutine: Any) -> None:
         self._busy += 1
@@ -58,33 +62,36 @@ class People:
                 self._world.fail(Violation("clients are served", repr(error)))
         self._busy -= 1
 
-    async def _want(self, case: Case, number: int) -> None:
+    async def _want(self, case: Case, number: int, after: float) -> None:
         rng, world = self._rng, self._world
-        await asyncio.sleep(rng.choice((0.5, rng.uniform(0.0, 2.0))))
+        await asyncio.sleep(after + rng.choice((0.5, rng.uniform(0.0, 2.0))))
+        given = b'{"n":1,"k":%d}' % rng.randint(0, 1)
         request_id = f"request-{number}" if rng.random() < 0.9 else ""
         waits = rng.random() < 0.2
-        start = partial(self._start, case, request_id, _INPUT)
+        start = partial(self._start, case, request_id, given)
         if request_id and rng.random() < 0.3:
             self._spawn(self._again(start, case))
         run = await self._insist(partial(start, wait_seconds=2.0 if waits else 0.0))
         world.checker.accept(run.id, case)
         if rng.random() < 0.25:
-            self._spawn(self._cancel(run.id, rng.uniform(0.0, 4.0)))
+            self._spawn(self._cancel(case.project_id, run.id, rng.uniform(0.0, 4.0)))
         if not waits and rng.random() < 0.3:
-            self._spawn(self._follow(run.id))
+            self._spawn(self._follow(case.project_id, run.id))
         if request_id and rng.random() < 0.3:
             await asyncio.sleep(rng.uniform(0.0, 3.0))
             if rng.random() < 0.5:
                 world.workflows.gone.add(case.workflow_id)
-            await self._repeat(partial(self._start, case, request_id), run, rng.random() < 0.3)
+            changed = rng.random() < 0.3
+            again = b"[]" if changed else given
+            await self._repeat(partial(self._start, case, request_id, again), run, changed)
 
     async def _again(self, start: Callable[[Runs], Awaitable[RunView]], case: Case) -> None:
         run = await self._insist(start)
         self._world.checker.accept(run.id, case)
 
-    async def _repeat(self, start: Callable[..., Any], run: RunView, changed: bool) -> None:
+    async def _repeat(self, start: Callable[[Runs], Awaitable[RunView]], run: RunView, changed: bool) -> None:
         try:
-            again = await self._insist(lambda runs: start(b"[]" if changed else _INPUT, runs))
+            again = await self._insist(start)
         except IdempotencyKeyReusedError:
             if not changed:
                 raise
@@ -96,7 +103,7 @@ class People:
         self, case: Case, request_id: str, input_json: bytes, runs: Runs, wait_seconds: float = 0.0
     ) -> Awaitable[RunView]:
         return runs.start(
-            self._project,
+            case.project_id,
             case.workflow_id,
             VersionSelector(),
             input_json=input_json,
@@ -106,20 +113,20 @@ class People:
             wait_seconds=wait_seconds,
         )
 
-    async def _cancel(self, run_id: UUID, after: float) -> None:
+    async def _cancel(self, project_id: UUID, run_id: UUID, after: float) -> None:
         await asyncio.sleep(after)
         self._world.checker.cancelled.add(run_id)
-        run = await self._insist(lambda runs: runs.cancel(self._project, run_id))
+        run = await self._insist(lambda runs: runs.cancel(project_id, run_id))
         if run.status not in RUN_TERMINAL:
             self._world.fail(Violation("cancel ends", f"run {run_id} was cancelled and is {run.status.name}"))
 
-    async def _follow(self, run_id: UUID) -> None:
+    async def _follow(self, project_id: UUID, run_id: UUID) -> None:
         """Follow a run's events, by one executor after the other, until its last one."""
         after, kind = 0, ""
         while not kind.startswith(("run.succeeded", "run.failed", "run.cancelled")):
             heard: asyncio.Queue[EventView] = asyncio.Queue()
             if not self._world.ask_someone(
-                lambda runs, heard=heard, after=after: self._tell(runs, run_id, after, heard)
+                lambda runs, heard=heard, after=after: self._tell(runs, project_id, run_id, after, heard)
             ):
                 await asyncio.sleep(0.2)
                 continue
@@ -143,13 +150,15 @@ class People:
         if task is not None:
             task.cancel()
 
-    async def _tell(self, runs: Runs, run_id: UUID, after: int, heard: asyncio.Queue[EventView]) -> None:
+    async def _tell(
+        self, runs: Runs, project_id: UUID, run_id: UUID, after: int, heard: asyncio.Queue[EventView]
+    ) -> None:
         """Inside an executor: pass the stream on. A call that comes twice is a stream once."""
         if heard in self._streaming:
             return
         self._streaming[heard] = asyncio.current_task()
         try:
-            async for item in runs.follow(self._project, run_id, after):
+            async for item in runs.follow(project_id, run_id, after):
                 if isinstance(item, EventView):
                     self._process.call(heard.put_nowait, item)
         except DomainError as error:
@@ -165,6 +174,8 @@ class People:
                     return await answer
             except (TimeoutError, UnavailableError):
                 await asyncio.sleep(0.2)
+            except ResourceExhaustedError as error:
+                await asyncio.sleep(error.retry_after or 1.0)
 
     async def _answer(self, runs: Runs, make: Callable[[Runs], Awaitable[T]], answer: asyncio.Future[T]) -> None:
         """Inside an executor: do what is asked and send the answer back."""
@@ -174,6 +185,8 @@ class People:
             result = await make(runs)
         except DomainError as raised:
             error = raised
+            if isinstance(raised, ResourceExhaustedError):
+                self._world.limit_checker.refused(raised.reason)
         except Exception as raised:  # noqa: BLE001 - nobody is to see such a thing
             self._world.fail(Violation("no surprises", repr(raised)))
 

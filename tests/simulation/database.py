@@ -5,7 +5,7 @@ They say what the SQL in services/executor/storage says. `now` is the only clock
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,18 +13,23 @@ from uuid import UUID
 
 import orjson
 
+from services.executor.domain.admission import Load
+from services.executor.domain.limits import NO_LIMITS, ProjectLimits
 from services.executor.domain.model import EventView, NodeRef, RunNotFoundError, RunView, WorkerLease
 from services.executor.domain.refill import Census, FoundReady
 from services.executor.domain.store import Overdue, UnstorableError
 from services.executor.engine.state import RunTimes
+from services.executor.storage.dispatching import EXECUTOR_LEASE_SECONDS
 from services.executor.storage.queries import _run
+from tests.simulation.places import PlaceTable
 from tests.simulation.rows import Rows
 
 EPOCH = datetime(2030, 1, 1, tzinfo=UTC)
 UNSTORABLE = b'"unstorable"'
 """An output that no column takes."""
 READY, RUNNING, WAITING = 2, 3, 4
-_EXECUTOR_SECONDS = 3.0
+FIRST = UUID(int=0)
+"""No project comes before it."""
 NodeKey = tuple[UUID, str, str]
 Row = dict[str, Any]
 
@@ -63,6 +68,7 @@ class Database:
         self.executors: dict[str, float] = {}
         """When each executor's note of itself ends."""
         self.versions: dict[UUID, Row] = {}
+        self.places = PlaceTable(now, self.runs, self.open)
 
     # storage/commit.py
 
@@ -109,6 +115,8 @@ class Database:
                 batch = orjson.loads(row["events"])
                 self.events.setdefault(row["run_id"], []).append((now, batch))
                 events[row["run_id"]] += batch
+        for run_id in before:
+            self.places.free(self.runs[run_id], nodes[run_id])
         for run_id, old in before.items():
             self.observe(Change(old, self.runs[run_id], nodes[run_id], events[run_id]))
         return {run_id: RunTimes(**_times(self.runs[run_id])) for run_id in before}
@@ -184,22 +192,34 @@ class Database:
 
     # storage/dispatching.py
 
-    def take_ready(self, queue: str, room: int, full: Sequence[str], short: Sequence[str]) -> list[FoundReady]:
-        """_TAKE_READY, for projects of one weight."""
+    def take_ready(
+        self,
+        queue: str,
+        room: int,
+        full: Sequence[str],
+        short: Sequence[str],
+        limits: Mapping[str, ProjectLimits],
+        after: UUID,
+    ) -> tuple[list[FoundReady], UUID]:
+        """_WAITING_PROJECTS and _TAKE_READY; returns also after which project the next look goes on."""
         now = self.now()
         waiting = [
             (-(row.get("priority") or 0), row["queued_at"], key, row)
             for key, row in self.open.items()
-            if row["status"] == READY and row["queue"] == queue and str(row["project_id"]) not in full
+            if row["status"] == READY
         ]
         waiting.sort(key=lambda each: each[:3])
-        projects = sorted({row["project_id"] for *_, row in waiting})
-        left = dict.fromkeys(projects, max(1, room // max(1, len(projects))))
+        projects = sorted({row["project_id"] for *_, row in waiting if row["project_id"] > after})[:room]
+        next_after = projects[-1] if len(projects) == room else FIRST
+        weights = {
+            project: limits.get(str(project), NO_LIMITS).weight for project in projects if str(project) not in full
+        }
+        left = {project: max(1, room * weight // sum(weights.values())) for project, weight in weights.items()}
         found = []
         for *_, key, row in waiting:
             project_id = row["project_id"]
             is_due = row["due_at"] <= now or (str(project_id) in short and row["publications"] == 0)
-            if is_due and left[project_id] > 0:
+            if row["queue"] == queue and is_due and left.get(project_id, 0) > 0:
                 left[project_id] -= 1
                 row["due_at"] = now + min(3.0 * 2 ** row["publications"], 60.0)
                 row["publications"] = min(row["publications"] + 1, 5)
@@ -209,18 +229,25 @@ class Database:
                         NodeRef(*key), row["epoch"], str(project_id), row["type"], row.get("priority") or 0, waited
                     )
                 )
-        return found
+        return found, next_after
+
+    def load_of(self, project_id: UUID, runs: int, nodes: int) -> Load:
+        """_LOAD."""
+        mine = {run_id for run_id, run in self.runs.items() if run["project_id"] == project_id and run["status"] < 4}
+        ready = sum(key[0] in mine and row["status"] == READY for key, row in self.open.items())
+        return Load(min(len(mine), runs), min(ready, nodes))
 
     def census(self, executor_id: str) -> Census:
         """Who takes part."""
         now = self.now()
-        self.executors[executor_id] = now + _EXECUTOR_SECONDS
+        self.executors[executor_id] = now + EXECUTOR_LEASE_SECONDS
         slots: dict[str, int] = {}
         for until, worker in self.workers.values():
             if until > now and not worker.draining:
                 for queue in worker.queues:
                     slots[queue] = slots.get(queue, 0) + worker.slots
-        return Census(sum(until > now for until in self.executors.values()), slots, {})
+        limits = {str(project_id): limits for project_id, limits in self.places.limits.items()}
+        return Census(sum(until > now for until in self.executors.values()), slots, limits)
 
     # storage/postgres.py
 

@@ -15,6 +15,7 @@ from tests.simulation.trace import Trace, Violation
 from tests.simulation.work import Ledger
 from tests.simulation.workload import Case
 
+PENDING = 1
 SUCCEEDED, FAILED, SKIPPED, CANCELLED = 5, 6, 7, 8
 RUN_SUCCEEDED, RUN_FAILED, RUN_CANCELLED = 4, 5, 6
 STATUSES = {SUCCEEDED: "succeeded", FAILED: "failed", SKIPPED: "skipped", CANCELLED: "cancelled"}
@@ -93,6 +94,9 @@ class Checker:
                 self._fail(
                     "ended runs rest", f"run {run['id']} has ended with open {[row['node_key'] for row in alive]}"
                 )
+        elif run["status"] == PENDING:
+            if run["concurrency_key"] is None:
+                self._fail("wakeable", f"run {run['id']} is pending and is given no turn")
         elif run["continue_at"] is None and not any(row["due_at"] is not None for row in alive):
             self._fail("wakeable", f"nothing can wake run {run['id']}")
 

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from nats.errors import Error as NatsError
 
-from services.executor.domain.admission import Admission, AdmissionLimits
+from services.executor.domain.admission import Admission
 from services.executor.domain.committer import Committer
 from services.executor.domain.dispatch import Dispatcher
 from services.executor.domain.jobs import Jobs
@@ -19,14 +19,18 @@ from services.executor.domain.refill import Refill, RefillSettings
 from services.executor.domain.run_states import RunStates
 from services.executor.domain.runs import Runs
 from services.executor.domain.sweeper import Sweeper
+from services.executor.domain.turns import Turns
 from services.executor.domain.versions import ResolvedVersion, Versions
 from services.executor.domain.watchers import Watchers
+from services.executor.storage.limits import PostgresLimitStore
+from services.executor.storage.turns import PostgresTurnStore
 from services.executor.transport.bus import Bus, StreamKeeper
 from services.executor.transport.convert import graph_from_definition
 from services.executor.transport.workers import WorkerTransport
 from services.executor.worker.loop import Worker
 from services.kit.errors import DomainError, NotFoundError, UnavailableError
 from services.kit.ids import new_id
+from tests.simulation.connection import Pool
 from tests.simulation.loop import Process
 from tests.simulation.network import Client
 from tests.simulation.store import SimulatedReadyStore, SimulatedStore
@@ -141,8 +145,10 @@ class Executor(Program):
         bus = Bus(executor_id, watchers)
         client = cast("Any", self.client)
         run_states = RunStates(store, versions)
-        ready, clock = SimulatedReadyStore(self.world.connections), lambda: self.world.loop.now
-        dispatcher = Dispatcher(bus, ready, clock=clock)
+        tight, pool = self.world.tight, cast("Any", Pool(self.world.connections, self.process))
+        ready, limits = SimulatedReadyStore(self.world.connections), PostgresLimitStore(pool)
+        clock = lambda: self.world.loop.now  # noqa: E731
+        dispatcher = Dispatcher(bus, limits, clock=clock)
         bus.dispatch_by(dispatcher)
         self._committer = committer = Committer(store, run_states, bus, lanes=2)
         self._keeper = keeper = StreamKeeper(store, dispatcher, ["default"])
@@ -151,7 +157,7 @@ class Executor(Program):
             versions,
             run_states,
             committer,
-            Admission(ready, dispatcher, committer, AdmissionLimits(10**6, 10**6, 1e9, 10**6), clock=clock),
+            Admission(ready, dispatcher, committer, tight.admission, clock=clock),
             watch_here=watchers.watch,
             watch_everywhere=bus.watch,
             max_run_seconds=3600,
@@ -159,13 +165,17 @@ class Executor(Program):
         await bus.start(client)
         await keeper.check(client)
         committer.start()
+        self._turns = Turns(PostgresTurnStore(pool), versions, committer)
+        bus.tell(self._turns.moved)
+        self._turns.start()
         jobs = Jobs(store, committer, dispatcher, lease_seconds=LEASE_SECONDS)
         self._workers = WorkerTransport(client, jobs, cast("Any", _Grants()), executor_id)
         await self._workers.start()
         self._sweeper = Sweeper(store, ready, committer, bus, interval=SWEEP_SECONDS, lease_seconds=LEASE_SECONDS)
         self._sweeper.start()
-        settings = RefillSettings(executor_id, ("default",), SWEEP_SECONDS, 1.0)
-        self._refill = Refill(ready, cast("Any", ready), dispatcher, bus, settings, clock=clock)
+        settings = RefillSettings(executor_id, ("default",), SWEEP_SECONDS, tight.window_per_slot)
+        self._refill = Refill(ready, limits, dispatcher, bus, settings, clock=clock)
+        await self._refill.take_census()
         self._refill.start()
         self._keeping = asyncio.create_task(keeper.run(client))
         self.runs = runs
@@ -178,6 +188,7 @@ class Executor(Program):
             await self._refill.stop()
             await self._sweeper.stop()
             await self._workers.stop()
+            await self._turns.stop()
             await self._committer.stop()
 
 
@@ -190,6 +201,12 @@ class WorkerProgram(Program):
     def worker_id(self) -> str:
         """What claims call it."""
         return self._worker.worker_id if self._worker else ""
+
+    @property
+    def is_idle(self) -> bool:
+        """It takes work and has a slot for it."""
+        worker = self._worker
+        return worker is not None and not self.stopping and len(worker._running) < worker._slots
 
     async def reconnected(self) -> None:
         """See Program."""

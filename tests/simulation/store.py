@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from services.executor.domain.admission import Load
-from services.executor.domain.flows import Ready
 from services.executor.domain.limits import ProjectLimits
 from services.executor.domain.model import EventView, NewRun, NodeRef, RunView, Version, WorkerLease
 from services.executor.domain.refill import Census, FoundReady
@@ -17,7 +16,7 @@ from services.executor.domain.store import Overdue, StoredRun
 from services.executor.engine.state import RunState, RunTimes
 from services.kit.errors import UnavailableError
 from services.kit.postgres import lost_connection
-from tests.simulation.database import Database
+from tests.simulation.database import FIRST, Database
 from tests.simulation.faults import Faults
 from tests.simulation.loop import Loop
 from tests.simulation.rows import rows_of, stored_run
@@ -33,6 +32,8 @@ class Connections:
         self.database = database
         self.up = True
         self.generation = 0
+        self.locks: dict[tuple[Any, ...], Any] = {}
+        """Who holds each advisory lock, or has held it last."""
         self._loop = loop
         self._rng = rng
         self._faults = faults
@@ -150,11 +151,12 @@ class SimulatedStore:
 
 
 class SimulatedReadyStore:
-    """ReadyStore, LoadStore and the part of LimitStore that runs without any limit; implements Places likewise."""
+    """ReadyStore and LoadStore of one executor."""
 
     def __init__(self, connections: Connections) -> None:
         self._send = connections.send
         self._database = connections.database
+        self._after: dict[str, UUID] = {}
 
     async def take_ready(
         self,
@@ -166,7 +168,11 @@ class SimulatedReadyStore:
         limits: Mapping[str, ProjectLimits] | None = None,
     ) -> list[FoundReady]:
         """See ReadyStore."""
-        return await self._send("take ready", lambda: self._database.take_ready(queue, room, full, short))
+        after = self._after.get(queue, FIRST)
+        found, self._after[queue] = await self._send(
+            "take ready", lambda: self._database.take_ready(queue, room, full, short, limits or {}, after)
+        )
+        return found
 
     async def census(self, executor_id: str) -> Census:
         """See ReadyStore."""
@@ -174,11 +180,4 @@ class SimulatedReadyStore:
 
     async def load_of(self, project_id: str, *, runs: int, nodes: int) -> Load:
         """See LoadStore."""
-        return await self._send("load", lambda: Load(0, 0))
-
-    async def take(self, project_id: str, wanted: Sequence[Ready]) -> tuple[set[NodeRef], list[Ready]]:
-        """See Places: no project has limits here."""
-        raise AssertionError("a place is asked for, and there are no limits")
-
-    async def free_unused(self) -> None:
-        """See LimitStore: nothing was taken."""
+        return await self._send("load", lambda: self._database.load_of(UUID(project_id), runs, nodes))

@@ -12,6 +12,7 @@ import orjson
 from headrace.common.v1 import retry_pb2, value_pb2
 from headrace.workflows.v1 import definition_pb2 as pb
 
+from services.executor.engine.graph import RunLimits
 from tests.property.reference_interpreter import Behaviour, Body, Expected, Spec, interpret
 from tests.simulation.database import moment
 
@@ -33,6 +34,18 @@ class Case:
     """Keys of nodes whose attempts may run out of time."""
     timeout: int | None
     """Seconds that a run may take."""
+    project_id: UUID
+    limits: RunLimits | None
+    """How many of its runs go on at a time."""
+
+    def turn_scopes(self, concurrency_key: str) -> dict[str, int]:
+        """What a run of it counts against while it goes on, with how many may."""
+        found: dict[str, int] = {}
+        if self.limits is not None and self.limits.max_running_runs is not None:
+            found[f"workflow/{self.workflow_id}"] = self.limits.max_running_runs
+        if self.limits is not None and self.limits.key:
+            found[f"key/{self.workflow_id}/{concurrency_key}"] = self.limits.max_per_key
+        return found
 
     @property
     def holds(self) -> bool:
@@ -57,7 +70,7 @@ class Case:
         return interpret(specs, self.edges)
 
 
-def random_case(rng: Random) -> Case:
+def random_case(rng: Random, project_id: UUID) -> Case:
     """Draw a workflow of up to ten nodes, some of them with up to three inside, three deep."""
     scope = _draw_scope(rng, "", rng.randint(1, rng.choice((3, 6, 10))), depth=0)
     definition = pb.Definition()
@@ -67,6 +80,11 @@ def random_case(rng: Random) -> Case:
     timeout = rng.choice((1, 2, 4)) if rng.random() < 0.1 else None
     if timeout:
         definition.timeout.FromSeconds(timeout)
+    limits = _draw_limits(rng) if rng.random() < 0.2 else None
+    if limits is not None:
+        definition.limits.max_running_runs = limits.max_running_runs or 0
+        if limits.key:
+            definition.limits.concurrency.key, definition.limits.concurrency.max = limits.key, limits.max_per_key
     return Case(
         workflow_id=UUID(int=rng.getrandbits(128)),
         version_id=UUID(int=rng.getrandbits(128)),
@@ -75,7 +93,14 @@ def random_case(rng: Random) -> Case:
         definition=definition.SerializeToString(deterministic=True),
         hanging=frozenset(key for key, node in scope.nodes.items() if node.timeout),
         timeout=timeout,
+        project_id=project_id,
+        limits=limits,
     )
+
+
+def _draw_limits(rng: Random) -> RunLimits:
+    key = rng.choice(("", "input.k"))
+    return RunLimits(rng.choice((None, 1, 2, 3) if key else (1, 2)), key, rng.choice((1, 1, 2)))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
-from services.executor.domain import admission, committer, dispatch, jobs, refill, sweeper, versions
+from services.executor.domain import admission, committer, dispatch, jobs, refill, sweeper, turns, versions
 from services.executor.domain.runs import Runs
 from services.executor.domain.store import UnstorableError
 from services.executor.engine import advance
@@ -24,13 +24,15 @@ from services.executor.worker import loop as worker_loop
 from services.kit import ids
 from services.kit.errors import UnavailableError
 from tests.simulation.clients import People
-from tests.simulation.database import Database
+from tests.simulation.database import Change, Database
 from tests.simulation.faults import Faults
 from tests.simulation.invariants import Checker
+from tests.simulation.limit_invariants import LimitChecker
 from tests.simulation.loop import Loop, Process
 from tests.simulation.network import Server
 from tests.simulation.programs import Executor, Program, WorkerProgram, Workflows
 from tests.simulation.store import Connections
+from tests.simulation.tight import draw
 from tests.simulation.trace import Trace, Violation
 from tests.simulation.work import Ledger
 from tests.simulation.workload import random_case
@@ -45,6 +47,7 @@ _LOGGING = (
     jobs,
     refill,
     sweeper,
+    turns,
     bus,
     workers,
     executor_client,
@@ -85,9 +88,12 @@ class World:
         self.server = Server(self.loop, rng, self.faults, self.trace)
         self.ledger = Ledger(self.trace, self.fail, self._kill_worker)
         self.checker = Checker(self.database, self.ledger, self.trace, self.fail)
-        self.database.observe = self.checker.committed
+        self.database.observe = self._committed
         self.server.observe = self.checker.published
-        self.cases = cases = [random_case(rng) for _ in range(rng.randint(1, 3))]
+        self.tight = tight = draw(rng)
+        self.database.places.limits |= tight.limits
+        self.cases = cases = [random_case(rng, rng.choice(tight.projects)) for _ in range(rng.randint(1, 3))]
+        self.limit_checker = LimitChecker(self)
         self.workflows = Workflows(self, cases)
         self.programs: list[Program] = []
         for number in range(rng.choice((1, 2, 2, 3))):
@@ -95,8 +101,9 @@ class World:
         for number in range(rng.choice((1, 2, 2, 3))):
             self._boot(WorkerProgram, f"worker-{number}")
         self.people = People(self)
-        for number in range(rng.choice((1, 2, 2, 3, 3, 8))):
-            self.people.begin(rng.choice(cases), number)
+        for number in range(tight.runs):
+            late = self.faults.until + rng.uniform(10.0, 25.0) if tight.late and rng.random() < 0.5 else 0.0
+            self.people.begin(rng.choice(cases), number, late)
         self._kinds = [kind for kind in ("crash", "pause", "drain") if kind in self.faults.chances]
         self._next_strike = self._draw_strike()
 
@@ -130,12 +137,20 @@ class World:
             tuple(self.trace.last),
         )
 
+    def _committed(self, change: Change) -> None:
+        self.checker.committed(change)
+        self.limit_checker.committed(change)
+
     def fail(self, violation: Violation) -> None:
         """Something is wrong: the first that is ends the simulation."""
         if self.violation is None and not self.loop.is_closed():
             self.violation = violation
             self.trace.note(f"VIOLATION {violation}")
             self.loop.stopped = True
+
+    def workers(self) -> Iterator[WorkerProgram]:
+        """Those that there are now."""
+        return (program for program in self.programs if isinstance(program, WorkerProgram))
 
     def ask_someone(self, make: Callable[[Runs], Coroutine[Any, Any, None]]) -> bool:
         """Send a call to one of the executors that seem to serve."""
@@ -243,6 +258,7 @@ class World:
     # Ends.
 
     def _look(self, *, again: bool = False) -> None:
+        self.limit_checker.look()
         if not self.people.is_done or any(run["status"] < 4 for run in self.database.runs.values()):
             self.loop.world.call_later(0.25, self._look)
         elif again:
@@ -290,13 +306,16 @@ def _in_the_world(world: World) -> Iterator[None]:
     patches: list[Any] = [patch.object(module, "log", log) for module in _LOGGING if hasattr(module, "log")]
     patches.append(patch.object(ids, "os", SimpleNamespace(urandom=ids_rng.randbytes)))
     patches.append(patch.object(ids, "time", SimpleNamespace(time_ns=lambda: int(world.loop.now * 1e9))))
-    for module in (jobs, bus):
+    for module in (jobs, bus, versions):
         patches.append(patch.object(module, "time", SimpleNamespace(monotonic=lambda: world.loop.now)))
     patches.append(patch.object(advance, "INLINE_BUDGET", world.rng.choice((1, 2, 200))))
     patches.append(patch.object(committer, "MAX_BATCH", world.rng.choice((1, 3, 256))))
     patches.append(patch.object(versions, "_CACHE_NODES", world.rng.choice((0, 500_000))))
     patches.append(patch.object(committer, "_CACHE_BYTES", world.rng.choice((0, 2**28, 2**28))))
     patches.append(patch.object(committer, "_WAITING_BYTES", world.rng.choice((0, 2**24))))
+    patches.append(patch.object(dispatch, "MIN_WINDOW", world.tight.min_window))
+    patches.append(patch.object(dispatch, "MAX_WINDOW", world.tight.max_window))
+    patches.append(patch.object(dispatch, "_TAKEN_AT_ONCE", world.tight.places_at_once))
     for one in patches:
         one.start()
     try:
