@@ -31,9 +31,7 @@ _READS: dict[str, Callable[..., list[Record]]] = {
     limits._UNUSED: PlaceTable.unused,
     turns._ANY_PENDING: PlaceTable.any_pending,
     turns._CANDIDATES: PlaceTable.candidates,
-    turns._PLACES: lambda table, scopes: [
-        Record.of(scope=row["scope"], run_id=row["run_id"]) for row in table.in_scope(scopes)
-    ],
+    turns._PLACES: PlaceTable.turns_in_scope,
 }
 _WRITES: dict[str, Callable[..., None]] = {
     limits._TAKE: PlaceTable.take,

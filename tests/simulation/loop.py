@@ -15,6 +15,7 @@ from contextvars import Context, ContextVar, copy_context
 from random import Random
 from typing import Any
 
+_RESOLUTION = 1e-9
 _OWNER: ContextVar[Process] = ContextVar("owner")
 
 
@@ -180,7 +181,8 @@ class Loop(asyncio.AbstractEventLoop):
         self, delay: float, callback: Callable[..., Any], *args: Any, context: Context | None = None
     ) -> Handle:  # type: ignore[override]
         """See asyncio."""
-        return self.call_at(self.now + delay, callback, *args, context=context)
+        # A real clock moves on by itself, however short the delay.
+        return self.call_at(self.now + (max(delay, _RESOLUTION) if delay > 0 else 0.0), callback, *args, context=context)
 
     def create_future(self) -> asyncio.Future[Any]:
         """See asyncio."""

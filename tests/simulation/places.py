@@ -136,6 +136,14 @@ class PlaceTable:
         found.sort(key=lambda run: (run["created_at"], run["id"]))
         return [Record.of(**{name: run[name] for name in names}) for run in found]
 
+    def turns_in_scope(self, scopes: Sequence[str]) -> list[Record]:
+        """_PLACES."""
+        found = self.in_scope(scopes)
+        for row in found:
+            if self._runs[row["run_id"]]["status"] >= SUCCEEDED:
+                del self.held[row["run_id"]]["", "", row["scope"]]
+        return [row for row in found if self._runs[row["run_id"]]["status"] < SUCCEEDED]
+
     def take_turns(self, now: float, run_ids: Sequence[UUID], scopes: Sequence[str]) -> None:
         """_TAKE."""
         for run_id, scope in zip(run_ids, scopes, strict=True):

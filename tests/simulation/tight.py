@@ -29,9 +29,9 @@ class Tight:
     """Some of them long after the last fault."""
 
     @property
-    def rated(self) -> bool:
-        """Some project may start only so many nodes a second."""
-        return any(of.rate is not None for limits in self.limits.values() for of in limits.node_types.values())
+    def is_roomy(self) -> bool:
+        """Nobody has to wait for others."""
+        return self.admission == ROOMY and not self.limits
 
 
 def draw(rng: Random) -> Tight:

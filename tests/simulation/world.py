@@ -37,9 +37,9 @@ from tests.simulation.trace import Trace, Violation
 from tests.simulation.work import Ledger
 from tests.simulation.workload import random_case
 
-BOUND = 150.0
-"""Virtual seconds within which everything ends once faults have stopped."""
-MAX_STEPS = 400_000
+BOUND, BOUND_IN_TURN = 150.0, 1500.0
+"""Virtual seconds within which everything ends once faults have stopped, and where only so much goes on at a time."""
+MAX_STEPS = 1_000_000
 _LOGGING = (
     admission,
     committer,
@@ -117,7 +117,8 @@ class World:
                 world.call_later(self.rng.expovariate(1 / mean), self._period, kind, mean)
             world.call_later(self.faults.until, self._calm_down)
             world.call_later(0.25, self._look)
-            loop.run(self.faults.until + BOUND)
+            in_turn = not self.tight.is_roomy or any(case.limits for case in self.cases)
+            loop.run(self.faults.until + (BOUND_IN_TURN if in_turn else BOUND))
             if self.violation is None:
                 self.checker.finish()
             if self.violation is None:

@@ -120,9 +120,10 @@ class Jobs:
             except UnavailableError:
                 claimed.retry.extend(ready.ref for ready in unplaced)
             else:
-                again = [(ready.ref, ready.epoch) for ready in unplaced if ready.ref in placed]
+                # Those without a place, too: an earlier request of this claim may have got them meanwhile.
+                again = [(ready.ref, ready.epoch) for ready in unplaced]
                 left = await self._claim_all(worker_id, again, claim_id, placed, claimed)
-                claimed.retry.extend(ready.ref for ready in left)
+                claimed.retry.extend(ready.ref for ready in left if ready.ref in placed)
         return claimed
 
     async def _claim_all(

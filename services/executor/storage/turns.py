@@ -32,7 +32,15 @@ SELECT c.* FROM groups AS g CROSS JOIN LATERAL (
 ) AS c
 ORDER BY c.created_at, c.id
 """
-_PLACES = "SELECT scope, run_id FROM executor.places WHERE scope = ANY($1::text[])"
+# A run that had its turn given once more may have begun and ended meanwhile: no commit of its gives that place back.
+_PLACES = """
+WITH freed AS (
+    DELETE FROM executor.places AS p USING executor.runs AS r
+    WHERE p.scope = ANY($1::text[]) AND r.id = p.run_id AND r.status >= 4
+)
+SELECT p.scope, p.run_id FROM executor.places AS p JOIN executor.runs AS r ON r.id = p.run_id
+WHERE p.scope = ANY($1::text[]) AND r.status < 4
+"""
 _TAKE = """
 INSERT INTO executor.places (run_id, node_key, item_path, scope)
 SELECT run_id, '', '', scope FROM unnest($1::uuid[], $2::text[]) AS u (run_id, scope)
