@@ -109,6 +109,9 @@ async def serve(stack: AsyncExitStack) -> None:
     stack.push_async_callback(client.close)
     await bus.start(client)
     await keeper.check(client)
+    refill = Refill(ready, limits, dispatcher, bus, settings.refill(executor_id, queues))
+    # Before anything moves: until then no limit of any project is known here.
+    await refill.take_census()
     _start(stack, committer)
     _start(stack, _turns(pool, versions, committer, bus))
     workers = WorkerTransport(
@@ -121,8 +124,6 @@ async def serve(stack: AsyncExitStack) -> None:
         stack,
         Sweeper(store, ready, committer, bus, interval=settings.sweep_seconds, lease_seconds=settings.lease_seconds),
     )
-    refill = Refill(ready, limits, dispatcher, bus, settings.refill(executor_id, queues))
-    await refill.take_census()
     _start(stack, refill)
     stack.callback(asyncio.create_task(keeper.run(client)).cancel)
     stack.push_async_callback(server.stop)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from tests.simulation.database import READY, RUNNING, Change, Row
+from tests.simulation.network import ACK_WAIT
 from tests.simulation.trace import Violation
 
 if TYPE_CHECKING:
@@ -16,8 +17,8 @@ HANDED_OUT_SECONDS = 30.0
 """Within which, once faults are over, a worker that is idle gets what is ready and may run."""
 TURN_SECONDS = 6.0
 """Within which, once faults are over, a run begins that nothing is in the way of."""
-_AFTERMATH_SECONDS = 8.0
-"""A process that stood still to the end wakes, and what was lost last is missed, so long after the last fault."""
+_AFTERMATH_SECONDS = ACK_WAIT + 3.0
+"""A wake-up that a worker has taken with it to its death comes again, or is missed, within so long."""
 _PENDING, _ENDED = 1, 4
 _KEYS = ("=0", "=1")
 """concurrency_key of the inputs there are; without a key in the definition it makes no difference."""
@@ -116,7 +117,7 @@ class LimitChecker:
         """A start was refused."""
         world, now = self._world, self._world.loop.now
         world.trace.note(f"refused: {reason}")
-        if reason != "WORKERS_BEHIND" or now < world.faults.until + _AFTERMATH_SECONDS:
+        if reason != "WORKERS_BEHIND" or now < max(world.faults.until, world.last_crash) + _AFTERMATH_SECONDS:
             return
         ages = [now - row["queued_at"] for row in world.database.open.values() if row["status"] == READY]
         if max(ages, default=0.0) < world.tight.admission.shed_after_seconds / 2 and any(

@@ -229,8 +229,11 @@ class Server:
         waiting, pulls = stream.waiting.setdefault(consumer, []), stream.pulls.setdefault(consumer, [])
         while waiting and pulls:
             last = len(waiting) if len(waiting) > 1 and self.faults.strikes("wakeups_reordered") else 1
-            number, data = waiting.pop(int(self.rng.random() * last))
             pull = pulls[int(self.rng.random() * len(pulls))]
+            if pull.client not in self.clients:
+                pulls.remove(pull)  # the server knows that nobody is there any more
+                continue
+            number, data = waiting.pop(int(self.rng.random() * last))
             pull.left -= 1
             if pull.left == 0:
                 pulls.remove(pull)

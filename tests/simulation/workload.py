@@ -70,9 +70,9 @@ class Case:
         return interpret(specs, self.edges)
 
 
-def random_case(rng: Random, project_id: UUID) -> Case:
-    """Draw a workflow of up to ten nodes, some of them with up to three inside, three deep."""
-    scope = _draw_scope(rng, "", rng.randint(1, rng.choice((3, 6, 10))), depth=0)
+def random_case(rng: Random, project_id: UUID, *, brisk: bool) -> Case:
+    """Draw a workflow of up to ten nodes, some of them with up to three inside, three deep; `brisk` = none takes long."""
+    scope = _draw_scope(rng, "", rng.randint(1, rng.choice((3, 6, 10))), depth=0, brisk=brisk)
     definition = pb.Definition()
     for key, node in scope.nodes.items():
         _add(definition, key, node)
@@ -147,14 +147,15 @@ class _Scope:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a node is drawn: its key, the keys of the nodes before it, and in how many containers it is."""
+    """Where a node is drawn: its key, the keys of the nodes before it, in how many containers, and whether in haste."""
 
     key: str
     sources: list[str]
     depth: int
+    brisk: bool
 
 
-def _draw_scope(rng: Random, prefix: str, count: int, *, depth: int) -> _Scope:
+def _draw_scope(rng: Random, prefix: str, count: int, *, depth: int, brisk: bool = True) -> _Scope:
     nodes: dict[str, _Node] = {}
     edges: list[tuple[str, str, str]] = []
     weights = [kind.weight if depth < _DEPTH or not kind.holds else 0 for kind in _NODES.values()]
@@ -163,7 +164,7 @@ def _draw_scope(rng: Random, prefix: str, count: int, *, depth: int) -> _Scope:
         sources = sorted(rng.sample(list(nodes), min(position, rng.choice((0, 1, 1, 1, 2, 3)))))
         edges += [(source, key, rng.choice(_NODES[nodes[source].kind].ports)) for source in sources]
         kind = rng.choices(list(_NODES), weights)[0]
-        nodes[key] = _NODES[kind].draw(rng, _Place(key, sources, depth))
+        nodes[key] = _NODES[kind].draw(rng, _Place(key, sources, depth, brisk))
     return _Scope(nodes, edges)
 
 
@@ -172,7 +173,7 @@ def _work(rng: Random, place: _Place) -> _Node:
     read = [f"{{{{ nodes.{key} }}}}" for key in place.sources]
     hangs = not place.depth and rng.random() < 0.1
     # Items may be many, one after another: each is short, so that a run ends within the bound.
-    durations = (0.0, 0.0, 0.01, 0.1, 0.5) if hangs or place.depth or rng.random() < 0.9 else (2.0, 4.0)
+    durations = (0.0, 0.0, 0.01, 0.1, 0.5) if hangs or place.brisk or rng.random() < 0.9 else (2.0, 4.0)
     ways = ("error", "error", "terminal", "unstorable", "unstorable", "killing") if failures < 0 else ("error",)
     if place.depth:
         ways = ("error",)  # what other nodes suffer from it could not be told by key

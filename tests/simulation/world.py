@@ -92,10 +92,13 @@ class World:
         self.server.observe = self.checker.published
         self.tight = tight = draw(rng)
         self.database.places.limits |= tight.limits
-        self.cases = cases = [random_case(rng, rng.choice(tight.projects)) for _ in range(rng.randint(1, 3))]
+        self.cases = cases = [
+            random_case(rng, rng.choice(tight.projects), brisk=bool(tight.limits)) for _ in range(rng.randint(1, 3))
+        ]
         self.limit_checker = LimitChecker(self)
         self.workflows = Workflows(self, cases)
         self.programs: list[Program] = []
+        self.last_crash = 0.0
         for number in range(rng.choice((1, 2, 2, 3))):
             self._boot(Executor, f"executor-{number}")
         for number in range(rng.choice((1, 2, 2, 3))):
@@ -173,6 +176,7 @@ class World:
             return
         program.process.kill()
         self.programs.remove(program)
+        self.last_crash = self.loop.now
         self.loop.world.call_later(self.rng.uniform(0.0, 0.3), self.server.drop, program.client)
         boot = partial(self._boot, type(program), program.process.name)
         self.loop.world.call_later(self.rng.choice((0.05, 0.3, 2.0)), boot)
