@@ -182,7 +182,9 @@ class Loop(asyncio.AbstractEventLoop):
     ) -> Handle:  # type: ignore[override]
         """See asyncio."""
         # A real clock moves on by itself, however short the delay.
-        return self.call_at(self.now + (max(delay, _RESOLUTION) if delay > 0 else 0.0), callback, *args, context=context)
+        return self.call_at(
+            self.now + (max(delay, _RESOLUTION) if delay > 0 else 0.0), callback, *args, context=context
+        )
 
     def create_future(self) -> asyncio.Future[Any]:
         """See asyncio."""

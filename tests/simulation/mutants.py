@@ -10,10 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from services.executor.domain import committer, jobs, refill, runs, sweeper
+from services.executor.domain import admission, committer, dispatch, jobs, refill, runs, sweeper, turns
 from services.executor.engine import decide
+from services.executor.storage import limits
+from services.executor.storage import turns as turn_store
 from services.executor.worker import loop as worker_loop
-from tests.simulation import database
+from tests.simulation import database, places, programs
 from tests.simulation.world import Outcome, simulate
 
 MAX_SEEDS = 1500
@@ -106,6 +108,56 @@ MUTANTS = (
         "_give_up",
         "_fail(work, error)",
         "work.done.done() or work.done.set_result(None)",
+    ),
+    Mutant("a claim needs no place", dispatch.Dispatcher, "needs_place", "limits is None or", "True or"),
+    Mutant("a place is believed in for ever", dispatch.Dispatcher, "needs_place", "> PLACE_SECONDS / 2", "> 1e9"),
+    Mutant(
+        "successors need no place",
+        dispatch.Dispatcher,
+        "may_continue",
+        "limits is not None and not limits.bypass_allowed",
+        "False",
+    ),
+    Mutant("places are not counted", limits.PostgresLimitStore, "take", "if all(", "if True or all("),
+    Mutant(
+        "places are counted without a lock",
+        limits.PostgresLimitStore,
+        "take",
+        "await connection.execute(_LOCK, project_id)",
+        "pass",
+    ),
+    Mutant("places are never given back", places.PlaceTable, "free", "if not places:", "if True:"),
+    Mutant("unused places are kept", refill.Refill, "take_census", "await self._limits.free_unused()", "pass"),
+    Mutant("runs move before the census", programs.Executor, "serve", "await self._refill.take_census()", "pass"),
+    Mutant("turns are not counted", turn_store.PostgresTurnStore, "give_turns", "if all(", "if True or all("),
+    Mutant(
+        "turns are counted without a lock",
+        turn_store.PostgresTurnStore,
+        "give_turns",
+        "await connection.execute(_LOCK)",
+        "pass",
+    ),
+    Mutant("a turn not used is forgotten", turns.Turns, "_run", "timeout(self._interval)", "timeout(None)"),
+    Mutant("a run begins without its turn", decide, "hold", 'state.emit("run.pending")', "start(state)"),
+    Mutant("a run begins twice", decide, "begin", "state.status is not RunStatus.PENDING", "False"),
+    Mutant("the window is never free again", dispatch.Dispatcher, "_forget", "window.sent -= 1", "pass"),
+    Mutant(
+        "a lost wake-up keeps its place in the window",
+        refill.Refill,
+        "_look_for_lost",
+        "if oldest is None or",
+        "if True or",
+    ),
+    Mutant(
+        "who waits for a place is not asked again", dispatch.Dispatcher, "tick", "window.waiting.unblock(flow)", "pass"
+    ),
+    Mutant("workers are always behind", admission.Admission, "_require_capacity", "late > ", "late >= 0 * "),
+    Mutant(
+        "a claim granted meanwhile is not answered",
+        jobs.Jobs,
+        "claim",
+        "for ready in unplaced]\n",
+        "for ready in unplaced if ready.ref in placed]\n",
     ),
 )
 

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import orjson
 
-from services.executor.domain.dispatch import PLACE_SECONDS
+from services.executor.domain import dispatch
 from services.executor.domain.limits import ProjectLimits
 
 READY, RUNNING = 2, 3
@@ -114,7 +114,7 @@ class PlaceTable:
         return [
             (key, path, scope)
             for (key, path, scope), taken_at in self.held[run_id].items()
-            if key and taken_at < now - PLACE_SECONDS and not self._is_running((run_id, key, path))
+            if key and taken_at < now - dispatch.PLACE_SECONDS and not self._is_running((run_id, key, path))
         ]
 
     def _is_running(self, name: NodeKey) -> bool:
@@ -152,9 +152,7 @@ class PlaceTable:
 
     def _pending(self, workflow_id: UUID | None) -> list[Row]:
         return [
-            run
-            for run in self._runs.values()
-            if run["status"] == PENDING and workflow_id in (None, run["workflow_id"])
+            run for run in self._runs.values() if run["status"] == PENDING and workflow_id in (None, run["workflow_id"])
         ]
 
     def _observe(self, scope: str) -> None:

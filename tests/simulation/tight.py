@@ -23,6 +23,10 @@ class Tight:
     max_window: int
     window_per_slot: float
     places_at_once: int
+    place_seconds: float
+    """After which a place on which nothing runs is free."""
+    turns: float
+    """Share of the workflows whose runs take turns."""
     runs: int
     """That people want."""
     late: bool
@@ -31,14 +35,14 @@ class Tight:
     @property
     def is_roomy(self) -> bool:
         """Nobody has to wait for others."""
-        return self.admission == ROOMY and not self.limits
+        return not self.turns
 
 
 def draw(rng: Random) -> Tight:
     """Draw: a third of the seeds is as roomy as an installation without any limit."""
     if rng.random() < 0.34:
         projects = [UUID(int=7)]
-        return Tight(projects, {}, ROOMY, 16, 5000, 1.0, 16, rng.choice((1, 2, 2, 3, 3, 8)), False)
+        return Tight(projects, {}, ROOMY, 16, 5000, 1.0, 16, 15.0, 0.0, rng.choice((1, 2, 2, 3, 3, 8)), False)
     projects = [UUID(int=7 + number) for number in range(rng.choice((1, 2, 3)))]
     max_window = rng.choice((1, 2, 4, 5000))
     return Tight(
@@ -49,8 +53,10 @@ def draw(rng: Random) -> Tight:
         max_window,
         rng.choice((0.1, 0.5, 1.0)),
         rng.choice((1, 2, 16)),
+        rng.choice((0.5, 2.0, 15.0)),
+        0.3,
         rng.choice((2, 3, 3, 5, 8)),
-        rng.random() < 0.15,
+        rng.random() < 0.12,
     )
 
 

@@ -70,8 +70,11 @@ class Case:
         return interpret(specs, self.edges)
 
 
-def random_case(rng: Random, project_id: UUID, *, brisk: bool) -> Case:
-    """Draw a workflow of up to ten nodes, some of them with up to three inside, three deep; `brisk` = none takes long."""
+def random_case(rng: Random, project_id: UUID, *, turns: float, brisk: bool) -> Case:
+    """Draw a workflow of up to ten nodes, some of them with up to three inside, three deep.
+
+    `turns` is the chance that its runs take turns; with `brisk` no node takes long.
+    """
     scope = _draw_scope(rng, "", rng.randint(1, rng.choice((3, 6, 10))), depth=0, brisk=brisk)
     definition = pb.Definition()
     for key, node in scope.nodes.items():
@@ -80,7 +83,7 @@ def random_case(rng: Random, project_id: UUID, *, brisk: bool) -> Case:
     timeout = rng.choice((1, 2, 4)) if rng.random() < 0.1 else None
     if timeout:
         definition.timeout.FromSeconds(timeout)
-    limits = _draw_limits(rng) if rng.random() < 0.2 else None
+    limits = _draw_limits(rng) if rng.random() < turns else None
     if limits is not None:
         definition.limits.max_running_runs = limits.max_running_runs or 0
         if limits.key:

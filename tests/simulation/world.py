@@ -93,7 +93,8 @@ class World:
         self.tight = tight = draw(rng)
         self.database.places.limits |= tight.limits
         self.cases = cases = [
-            random_case(rng, rng.choice(tight.projects), brisk=bool(tight.limits)) for _ in range(rng.randint(1, 3))
+            random_case(rng, rng.choice(tight.projects), turns=tight.turns, brisk=bool(tight.limits))
+            for _ in range(rng.randint(1, 3))
         ]
         self.limit_checker = LimitChecker(self)
         self.workflows = Workflows(self, cases)
@@ -113,15 +114,14 @@ class World:
     def run(self) -> Outcome:
         """Let it happen."""
         with _in_the_world(self):
-            world, loop = self.loop.world, self.loop
+            world, loop, tight = self.loop.world, self.loop, self.tight
             loop.on_step = self._step
             loop.on_error = self._error
             for kind, mean in self.faults.periods.items():
                 world.call_later(self.rng.expovariate(1 / mean), self._period, kind, mean)
             world.call_later(self.faults.until, self._calm_down)
             world.call_later(0.25, self._look)
-            in_turn = not self.tight.is_roomy or any(case.limits for case in self.cases)
-            loop.run(self.faults.until + (BOUND_IN_TURN if in_turn else BOUND))
+            loop.run(self.faults.until + (BOUND if tight.is_roomy else BOUND_IN_TURN))
             if self.violation is None:
                 self.checker.finish()
             if self.violation is None:
@@ -318,9 +318,11 @@ def _in_the_world(world: World) -> Iterator[None]:
     patches.append(patch.object(versions, "_CACHE_NODES", world.rng.choice((0, 500_000))))
     patches.append(patch.object(committer, "_CACHE_BYTES", world.rng.choice((0, 2**28, 2**28))))
     patches.append(patch.object(committer, "_WAITING_BYTES", world.rng.choice((0, 2**24))))
-    patches.append(patch.object(dispatch, "MIN_WINDOW", world.tight.min_window))
-    patches.append(patch.object(dispatch, "MAX_WINDOW", world.tight.max_window))
-    patches.append(patch.object(dispatch, "_TAKEN_AT_ONCE", world.tight.places_at_once))
+    tight = world.tight
+    patches.append(patch.object(dispatch, "MIN_WINDOW", tight.min_window))
+    patches.append(patch.object(dispatch, "MAX_WINDOW", tight.max_window))
+    patches.append(patch.object(dispatch, "_TAKEN_AT_ONCE", tight.places_at_once))
+    patches.append(patch.object(dispatch, "PLACE_SECONDS", tight.place_seconds))
     for one in patches:
         one.start()
     try:
