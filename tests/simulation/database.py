@@ -195,6 +195,7 @@ class Database:
     def take_ready(
         self,
         queue: str,
+        *,
         room: int,
         full: Sequence[str],
         short: Sequence[str],

@@ -170,7 +170,10 @@ class SimulatedReadyStore:
         """See ReadyStore."""
         after = self._after.get(queue, FIRST)
         found, self._after[queue] = await self._send(
-            "take ready", lambda: self._database.take_ready(queue, room, full, short, limits or {}, after)
+            "take ready",
+            lambda: self._database.take_ready(
+                queue, room=room, full=full, short=short, limits=limits or {}, after=after
+            ),
         )
         return found
 
