@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from uuid import UUID, uuid4
 
@@ -15,8 +15,10 @@ import pytest
 from headrace.workflows.v1 import definition_pb2
 
 from services.executor.domain.admission import Admission, AdmissionLimits
+from services.executor.domain.flows import Ready
 from services.executor.domain.limit_settings import InvalidLimitsError, LimitSettings
 from services.executor.domain.limits import ProjectLimits, TypeLimits
+from services.executor.domain.model import NodeRef
 from services.executor.engine import decide
 from services.executor.engine.state import RunStatus
 from services.executor.handlers.base import Context
@@ -175,6 +177,41 @@ async def test_a_run_that_is_cancelled_while_it_waits_leaves_its_turn_to_others(
     for run_id in (second, first):
         await executor.committer.submit(run_id, decide.cancel, lambda _, __: None)
     await await_until(partial(is_going, third))
+
+
+async def test_a_turn_given_once_more_to_a_run_that_has_ended_is_taken_back(two: Field) -> None:
+    version_id = await wide(two, 1, definition_pb2.RunLimits(max_running_runs=1))
+    await two.add_worker(slots=SLOTS)
+    (ended,) = await two.start_runs(1, version_id, uuid4())
+    await await_until(partial(all_ended, two))
+    await two.pool.execute(
+        "INSERT INTO executor.places (run_id, node_key, item_path, scope) "
+        "SELECT id, '', '', 'workflow/' || workflow_id FROM executor.runs WHERE id = $1",
+        ended,
+    )
+    await two.start_runs(1, version_id, uuid4())
+    await await_until(partial(all_ended, two), within=20)
+    assert await two.pool.fetchval("SELECT count(*) FROM executor.places") == 0
+
+
+async def test_a_claim_that_is_granted_while_its_repetition_asks_for_a_place_is_answered_with_its_job(
+    two: Field, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = uuid4()
+    await set_limits(two, project, ProjectLimits(max_running_nodes=1))
+    (run_id,) = await two.start_runs(1, await wide(two, 1), project)
+    first, second = two.executors
+    ref = NodeRef(run_id, "n0", "")
+    take = second.limits.take
+
+    async def take_late(project_id: str, wanted: Sequence[Ready]) -> tuple[set[NodeRef], list[Ready]]:
+        await first.jobs.claim("worker", [(ref, 0)], "claim")
+        return await take(project_id, wanted)
+
+    monkeypatch.setattr(second.limits, "take", take_late)
+    answer = await second.jobs.claim("worker", [(ref, 0)], "claim")
+    assert [job.ref for job in answer.jobs] == [ref]
+    assert not answer.retry
 
 
 async def test_a_project_over_its_limits_is_told_to_come_again_and_then_may(two: Field) -> None:
