@@ -18,10 +18,12 @@ from services.executor.domain.jobs import Jobs
 from services.executor.domain.limit_settings import LimitSettings
 from services.executor.domain.refill import Refill
 from services.executor.domain.resume_tokens import ResumeTokens
+from services.executor.domain.retention import RetentionSettings
 from services.executor.domain.run_states import RunStates
 from services.executor.domain.runs import Runs
 from services.executor.domain.sweeper import Sweeper
 from services.executor.domain.turns import Turns
+from services.executor.domain.variables import ProjectVariables
 from services.executor.domain.versions import Versions
 from services.executor.domain.watchers import Watchers
 from services.executor.engine.graph import NodeKind
@@ -35,9 +37,10 @@ from services.executor.storage.limits import PostgresLimitStore
 from services.executor.storage.postgres import PostgresRunStore
 from services.executor.storage.project_tables import PostgresProjectTableStore
 from services.executor.storage.turns import PostgresTurnStore
+from services.executor.storage.variables import PostgresVariableStore
 from services.executor.transport.bus import Bus, StreamKeeper
 from services.executor.transport.convert import graph_from_definition, node_kind
-from services.executor.transport.grpc import SERVICE_NAME, ExecutorServicer
+from services.executor.transport.grpc import SERVICE_NAME, ExecutorServicer, ProjectSettings
 from services.executor.transport.tables_grpc import GRANT_METHODS as TABLE_GRANT_METHODS
 from services.executor.transport.tables_grpc import SERVICE_NAME as TABLES_SERVICE_NAME
 from services.executor.transport.tables_grpc import add_table_service
@@ -81,6 +84,7 @@ async def serve(stack: AsyncExitStack) -> None:
     watchers = Watchers()
     bus = Bus(executor_id, watchers)
     ready, limits = PostgresReadyStore(pool), PostgresLimitStore(pool)
+    variables = ProjectVariables(PostgresVariableStore(pool))
     dispatcher = Dispatcher(bus, limits)
     bus.dispatch_by(dispatcher)
     run_states = RunStates(store, versions, Limits(settings.max_run_output_bytes, settings.max_run_events))
@@ -91,12 +95,22 @@ async def serve(stack: AsyncExitStack) -> None:
         run_states,
         committer,
         Admission(ready, dispatcher, committer, settings.admission),
+        variables=variables,
         watch_here=watchers.watch,
         watch_everywhere=bus.watch,
         max_run_seconds=settings.max_run_seconds,
     )
+    housekeeping = PostgresHousekeepingStore(engine)
     servicer = ExecutorServicer(
-        runs, Answers(store, committer, ResumeTokens(key)), store, LimitSettings(limits, _of_workers(kinds)), node_types
+        runs,
+        Answers(store, committer, ResumeTokens(key)),
+        store,
+        ProjectSettings(
+            LimitSettings(limits, _of_workers(kinds)),
+            variables,
+            RetentionSettings(housekeeping, settings.retention_days),
+        ),
+        node_types,
     )
     add_ExecutorServiceServicer_to_server(servicer, server.server)
     add_table_service(server.server, PostgresProjectTableStore(engine))
@@ -109,19 +123,18 @@ async def serve(stack: AsyncExitStack) -> None:
     stack.push_async_callback(client.close)
     await bus.start(client)
     await keeper.check(client)
-    refill = Refill(ready, limits, dispatcher, bus, settings.refill(executor_id, queues))
+    refill = Refill(ready, limits, dispatcher, bus, settings.refill(executor_id, queues), variables=variables)
     # Before anything moves: until then no limit of any project is known here.
     await refill.take_census()
-    _start(stack, committer)
-    _start(stack, _turns(pool, versions, committer, bus))
+    _start(stack, committer, _turns(pool, versions, committer, bus))
     workers = WorkerTransport(
         client, Jobs(store, committer, dispatcher, lease_seconds=settings.lease_seconds), tokens, executor_id
     )
     await workers.start()
     stack.push_async_callback(workers.stop)
-    _start(stack, Housekeeper(PostgresHousekeepingStore(engine), settings.max_run_seconds, settings.retention_days))
     _start(
         stack,
+        Housekeeper(housekeeping, settings.max_run_seconds, settings.retention_days),
         Sweeper(store, ready, committer, bus, interval=settings.sweep_seconds, lease_seconds=settings.lease_seconds),
     )
     _start(stack, refill)
@@ -131,9 +144,10 @@ async def serve(stack: AsyncExitStack) -> None:
     log.info("executor_ready", executor_id=executor_id)
 
 
-def _start(stack: AsyncExitStack, part: Committer | Sweeper | Refill | Housekeeper | Turns) -> None:
-    part.start()
-    stack.push_async_callback(part.stop)
+def _start(stack: AsyncExitStack, *parts: Committer | Sweeper | Refill | Housekeeper | Turns) -> None:
+    for part in parts:
+        part.start()
+        stack.push_async_callback(part.stop)
 
 
 def _turns(pool: Pool, versions: Versions, committer: Committer, bus: Bus) -> Turns:

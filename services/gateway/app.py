@@ -23,6 +23,7 @@ from services.gateway.api import (
     models,
     node_types,
     nodes,
+    project_settings,
     projects,
     records,
     runs,
@@ -57,6 +58,7 @@ _ROUTERS = (
     api_keys.router,
     projects.router,
     limits.router,
+    project_settings.router,
     credentials.router,
 )
 

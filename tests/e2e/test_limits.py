@@ -95,3 +95,15 @@ async def test_a_priority_is_a_number_in_range(user: User) -> None:
     workflow_id = await user.workflow(node("only"))
     await user.ask("POST", f"/workflows/{workflow_id}/runs", {"priority": 100}, expect=202)
     await user.ask("POST", f"/workflows/{workflow_id}/runs", {"priority": 101}, expect=422)
+
+
+async def test_a_project_says_how_long_its_ended_runs_are_kept(user: User, other_user: User) -> None:
+    path = f"/projects/{await project_of(user)}/retention"
+    assert await user.ask("GET", path) == {"days": None, "default_days": 30}
+    assert await user.ask("PUT", path, {"days": 3650}) == {"days": 3650, "default_days": 30}
+    assert (await user.ask("GET", path))["days"] == 3650
+    for days in (0, 3651, "7"):
+        await user.ask("PUT", path, {"days": days}, expect=422)
+    await other_user.ask("PUT", path, {"days": 1}, expect=404)
+    assert (await user.ask("PUT", path, {"days": None}))["days"] is None
+    assert (await user.ask("GET", path))["days"] is None

@@ -63,6 +63,10 @@ async def test_only_approvers_answer_and_viewers_neither_answer_nor_see_the_addr
     assert refused["reason"] == "NOT_AN_APPROVER"
     (seen,) = (await other_user.ask("GET", f"/runs/{opened['id']}/nodes", **there))["items"]
     assert seen["resume_url"] is None
+    urls = (await user.ask("GET", f"/runs/{opened['id']}"))["resume_urls"]
+    assert urls == [{"node_key": "e", "item_path": "", "url": (await waiting(user, opened["id"]))["resume_url"]}]
+    assert (await user.ask("GET", f"/runs/{closed['id']}"))["resume_urls"] == []
+    assert (await other_user.ask("GET", f"/runs/{opened['id']}", **there))["resume_urls"] is None
     path = f"/runs/{opened['id']}/nodes/e/resume"
     assert (await other_user.ask("POST", path, {}, expect=403, **there))["reason"] == "ROLE_TOO_LOW"
 

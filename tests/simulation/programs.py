@@ -20,6 +20,7 @@ from services.executor.domain.run_states import RunStates
 from services.executor.domain.runs import Runs
 from services.executor.domain.sweeper import Sweeper
 from services.executor.domain.turns import Turns
+from services.executor.domain.variables import ProjectVariables
 from services.executor.domain.versions import ResolvedVersion, Versions
 from services.executor.domain.watchers import Watchers
 from services.executor.storage.limits import PostgresLimitStore
@@ -148,6 +149,7 @@ class Executor(Program):
         tight, pool = self.world.tight, cast("Any", Pool(self.world.connections, self.process))
         ready, limits = SimulatedReadyStore(self.world.connections), PostgresLimitStore(pool)
         clock = lambda: self.world.loop.now  # noqa: E731
+        variables = ProjectVariables(cast("Any", ready), clock=clock)
         dispatcher = Dispatcher(bus, limits, clock=clock)
         bus.dispatch_by(dispatcher)
         self._committer = committer = Committer(store, run_states, bus, lanes=2)
@@ -158,6 +160,7 @@ class Executor(Program):
             run_states,
             committer,
             Admission(ready, dispatcher, committer, tight.admission, clock=clock),
+            variables=variables,
             watch_here=watchers.watch,
             watch_everywhere=bus.watch,
             max_run_seconds=3600,
@@ -165,7 +168,7 @@ class Executor(Program):
         await bus.start(client)
         await keeper.check(client)
         settings = RefillSettings(executor_id, ("default",), SWEEP_SECONDS, tight.window_per_slot)
-        self._refill = Refill(ready, limits, dispatcher, bus, settings, clock=clock)
+        self._refill = Refill(ready, limits, dispatcher, bus, settings, variables=variables, clock=clock)
         await self._refill.take_census()
         committer.start()
         self._turns = Turns(PostgresTurnStore(pool), versions, committer)

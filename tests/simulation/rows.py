@@ -21,7 +21,7 @@ Row = dict[str, Any]
 
 _UUIDS = ("id", "run_id", "project_id", "workflow_id", "version_id", "started_by", "rerun_of")
 NO_CONTENTS = Contents({})
-_BLOBS = ("input", "output", "error", "request_hash", "rerun", "events")
+_BLOBS = ("input", "output", "error", "request_hash", "rerun", "vars", "project_vars", "events")
 
 
 @dataclass(frozen=True)

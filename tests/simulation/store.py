@@ -181,6 +181,10 @@ class SimulatedReadyStore:
         """See ReadyStore."""
         return await self._send("census", lambda: self._database.census(executor_id))
 
+    async def revisions(self) -> dict[UUID, int]:
+        """See VariableStore: no project has any."""
+        return await self._send("revisions", dict)
+
     async def load_of(self, project_id: str, *, runs: int, nodes: int) -> Load:
         """See LoadStore."""
         return await self._send("load", lambda: self._database.load_of(UUID(project_id), runs, nodes))

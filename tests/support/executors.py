@@ -22,6 +22,7 @@ from services.executor.domain.model import NewRun, NodeRef, Version, WorkerLease
 from services.executor.domain.refill import Refill, RefillSettings
 from services.executor.domain.run_states import RunStates
 from services.executor.domain.turns import Turns, concurrency_key
+from services.executor.domain.variables import ProjectVariables
 from services.executor.domain.versions import Versions
 from services.executor.domain.watchers import Watchers
 from services.executor.engine import decide
@@ -31,6 +32,7 @@ from services.executor.storage.dispatching import PostgresReadyStore
 from services.executor.storage.limits import PostgresLimitStore
 from services.executor.storage.postgres import PostgresRunStore
 from services.executor.storage.turns import PostgresTurnStore
+from services.executor.storage.variables import PostgresVariableStore
 from services.executor.transport.bus import Bus
 from services.executor.transport.convert import graph_from_definition, node_kind
 from services.kit.ids import new_id
@@ -54,6 +56,7 @@ class Executor:
         self.kinds = {name: replace(kind, queue=queue or kind.queue) for name, kind in kinds.items()}
         self.watchers = Watchers()
         self.bus = Bus(str(new_id()), self.watchers)
+        self.variables = ProjectVariables(PostgresVariableStore(store.pool))
         self.dispatcher = Dispatcher(self.bus, self.limits)
         self.bus.dispatch_by(self.dispatcher)
         # Every version is in the store already: the workflows service is never asked.
@@ -167,4 +170,6 @@ def a_lease(worker_id: str, *, slots: int = 1, queue: str = "default") -> Worker
 def a_refill(executor: Executor, queue: str, *, interval: float = 0.05, window_per_slot: float = 1.0) -> Refill:
     """What brings ready rows of the queue into the executor's window."""
     settings = RefillSettings(executor.bus.executor_id, (queue,), interval, window_per_slot)
-    return Refill(executor.ready, executor.limits, executor.dispatcher, executor.bus, settings)
+    return Refill(
+        executor.ready, executor.limits, executor.dispatcher, executor.bus, settings, variables=executor.variables
+    )

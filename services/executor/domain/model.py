@@ -155,6 +155,8 @@ class RerunAsk:
     """JSON outputs in place of running these nodes."""
     input_json: bytes | None
     """None = the input of the earlier run."""
+    vars_json: bytes | None
+    """None = the variables of the earlier run."""
     selector: VersionSelector | None
     """None = the version of the earlier run."""
     confirm: bool
@@ -162,12 +164,14 @@ class RerunAsk:
 
     def content(self) -> str:
         """What tells one request from another."""
-        return repr((self.start, sorted(self.overrides.items()), self.input_json, self.selector, self.confirm))
+        content = (self.start, sorted(self.overrides.items()), self.input_json, self.selector, self.confirm)
+        # What came later takes part only where it is given, so that older hashes stay true.
+        return repr(content if self.vars_json is None else (*content, self.vars_json))
 
 
 @dataclass(frozen=True, slots=True)
 class RunView:
-    """A run as people see it. Times are UTC; `input` and `output` are JSON text, None when absent or left out."""
+    """A run as people see it. Times are UTC; `input`, `output`, `vars` are JSON text, None when absent or left out."""
 
     id: UUID
     project_id: UUID
@@ -186,6 +190,7 @@ class RunView:
     sequence: int = 0
     request_hash: bytes | None = None
     rerun_of: UUID | None = None
+    vars: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +215,14 @@ class NodeExecutionView:
     finished_at: datetime | None
     wait_epoch: int | None = None
     """Set while it waits for an answer that may come by token."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenWait:
+    """A wait of a node execution that may be answered by token."""
+
+    ref: NodeRef
+    epoch: int
 
 
 @dataclass(frozen=True, slots=True)

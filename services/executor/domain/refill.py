@@ -1,14 +1,15 @@
 """Brings what is ready in PostgreSQL into the window: what did not fit when it became ready, and what was lost since.
 
 Runs in every executor. Also takes the census: how many slots workers have, how many executors share the window, and
-what limits are set.
+what limits and variables are set.
 """
 
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
+from uuid import UUID
 
 import structlog
 
@@ -17,6 +18,7 @@ from services.executor.domain.flows import Ready
 from services.executor.domain.limit_settings import LimitStore
 from services.executor.domain.limits import ProjectLimits
 from services.executor.domain.model import NodeRef
+from services.executor.domain.variables import ProjectVariables
 from services.kit.errors import DomainError
 
 log = structlog.get_logger(__name__)
@@ -48,6 +50,8 @@ class Census:
     """Of living workers that take work, by queue."""
     limits: Mapping[str, ProjectLimits]
     """Of projects that have any."""
+    variables: Mapping[UUID, int] = field(default_factory=dict)
+    """Revisions of variables, of projects that ever had any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +114,7 @@ class Refill:
         bus: WakeupBus,
         settings: RefillSettings,
         *,
+        variables: ProjectVariables,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
@@ -117,6 +122,7 @@ class Refill:
         self._dispatcher = dispatcher
         self._bus = bus
         self._settings = settings
+        self._variables = variables
         self._clock = clock
         self._census = Census(1, {}, {})
         self._census_due = 0.0
@@ -175,6 +181,7 @@ class Refill:
             queue: round(census.slots.get(queue, 0) * self._settings.window_per_slot) for queue in self._settings.queues
         }
         self._dispatcher.configure(capacities, census.limits, census.executors)
+        self._variables.configure(census.variables)
         await self._limits.free_unused()
 
     async def _refill_queue(self, queue: str, short: Sequence[str]) -> None:

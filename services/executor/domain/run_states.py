@@ -70,6 +70,7 @@ class RunStates:
             version_number=version.number,
             graph=version.graph,
             input=stored.input,
+            vars=stored.vars,
             links=links,
             recorded=recorded,
             limits=self.limits,

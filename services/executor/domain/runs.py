@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from dataclasses import replace
 from uuid import UUID
 
 import orjson
@@ -25,9 +26,11 @@ from services.executor.domain.model import (
 from services.executor.domain.run_states import Earlier, RunStates
 from services.executor.domain.store import RunStore
 from services.executor.domain.turns import concurrency_key
+from services.executor.domain.variables import ProjectVariables, read_variables
 from services.executor.domain.versions import Versions
 from services.executor.domain.watchers import Token, Watch
 from services.executor.engine import decide, rerun
+from services.executor.engine.run_variables import NONE, JsonText, RunVariables
 from services.executor.engine.state import RUN_TERMINAL, Limits, Linked, RunState
 from services.kit.errors import DomainError, InvalidArgumentError, Violation
 from services.kit.ids import id_for_create, request_hash, require_same_request
@@ -58,6 +61,7 @@ class Runs:
         committer: Committer,
         admission: Admission,
         *,
+        variables: ProjectVariables,
         watch_here: WatchHere,
         watch_everywhere: WatchEverywhere,
         max_run_seconds: int,
@@ -67,6 +71,7 @@ class Runs:
         self._run_states = run_states
         self._committer = committer
         self._admission = admission
+        self._variables = variables
         self._watch_here = watch_here
         self._watch_everywhere = watch_everywhere
         self._max_run_seconds = max_run_seconds
@@ -82,24 +87,35 @@ class Runs:
         started_by: UUID | None,
         traceparent: str,
         priority: int = 0,
+        vars_json: bytes = b"",
         wait_seconds: float = 0.0,
     ) -> RunView:
         """Accept a run and return it, committed; with `wait_seconds`, as it stands at its end or when the time is up.
 
         With a `request_id` the run is accepted once however often this is called; with other content under the same id
-        it raises IdempotencyKeyReusedError. Raises InputTooLargeError, InvalidPriorityError, ResourceExhaustedError
-        when the project has too much under way or the system is behind, and what the workflows service raises.
+        it raises IdempotencyKeyReusedError. Raises InputTooLargeError, InvalidPriorityError, InvalidVariablesError,
+        ResourceExhaustedError when the project has too much under way or the system is behind, and what the workflows
+        service raises.
         """
         if abs(priority) > MAX_PRIORITY:
             raise InvalidPriorityError(priority)
         _check_input(input_json)
-        content = request_hash(str(workflow_id), repr(selector), input_json, *([str(priority)] if priority else []))
+        own = _variables(vars_json)
+        content = request_hash(
+            str(workflow_id),
+            repr(selector),
+            input_json,
+            # Only where they are given, so that older hashes stay true; no number is an object.
+            *([str(priority)] if priority else []),
+            *([own.text] if own is not NONE else []),
+        )
         run_id = id_for_create(project_id, "run", request_id)
         try:
             await self._admission.require(str(project_id))
             version = await self._versions.resolve(project_id, workflow_id, selector)
             links = await self._versions.links(version)
             key = concurrency_key(version.graph.limits, input_json)
+            variables = RunVariables(own, await self._variables.pinned(project_id))
         except DomainError:
             # Too much may be under way, the workflow be gone or broken by now: what was accepted before is still the
             # answer to a repetition.
@@ -117,8 +133,16 @@ class Runs:
         )
 
         def make() -> RunState:
-            limits = self._run_states.limits
-            return _new_state(run_id, version, input_json, traceparent, links=links, limits=limits, priority=priority)
+            return _new_state(
+                run_id,
+                version,
+                input_json,
+                traceparent,
+                links=links,
+                variables=variables,
+                limits=self._run_states.limits,
+                priority=priority,
+            )
 
         with self._watch_here(run_id) as watch:
             view, is_repetition = await self._accept(project_id, run_id, new, make, content)
@@ -143,6 +167,7 @@ class Runs:
         Raises RunNotFoundError, RunNotEndedError, InvalidArgumentError for places that are not there,
         EffectsWouldRepeatError with each effect that would happen again unless `ask.confirm`, and what `start` raises.
         """
+        given = None if ask.vars_json is None else _variables(ask.vars_json)
         before = await self._store.get_run(project_id, run_id)
         content = request_hash("rerun", str(run_id), ask.content())
         new_id = id_for_create(project_id, "run", request_id)
@@ -160,7 +185,13 @@ class Runs:
             links = await self._versions.links(version)
         input_json = earlier.run.input if ask.input_json is None else ask.input_json
         _check_input(input_json)
-        again = rerun.Again(ask.start, ask.overrides, input_changed=input_json != earlier.run.input)
+        variables = earlier.run.vars if given is None else replace(earlier.run.vars, run=given)
+        again = rerun.Again(
+            ask.start,
+            ask.overrides,
+            input_changed=input_json != earlier.run.input,
+            vars_changed=variables.run.value != earlier.run.vars.run.value,
+        )
         _check_places(again, earlier, version)
         plan = earlier.plan(version, links, again)
         if plan.repeated and not ask.confirm:
@@ -182,6 +213,7 @@ class Runs:
                 input_json,
                 traceparent,
                 links=links,
+                variables=variables,
                 limits=self._run_states.limits,
                 priority=earlier.run.priority,
             )
@@ -285,6 +317,11 @@ def _check_input(input_json: bytes) -> None:
         )
 
 
+def _variables(vars_json: bytes) -> JsonText:
+    text = read_variables(vars_json, "vars") if vars_json else NONE.text
+    return NONE if text == NONE.text else JsonText(text)
+
+
 def _check_places(again: rerun.Again, earlier: Earlier, version: Version) -> None:
     """Refuse places that neither the earlier run nor the version to run has: they would be ignored."""
     for place in [*([again.start] if again.start else []), *again.overrides]:
@@ -302,6 +339,7 @@ def _new_state(
     traceparent: str,
     *,
     links: Mapping[str, Linked],
+    variables: RunVariables,
     limits: Limits,
     priority: int,
 ) -> RunState:
@@ -314,6 +352,7 @@ def _new_state(
         graph=version.graph,
         input=input_json,
         links=links,
+        vars=variables,
         limits=limits,
         traceparent=traceparent,
         priority=priority,

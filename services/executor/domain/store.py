@@ -10,11 +10,13 @@ from services.executor.domain.model import (
     NewRun,
     NodeExecutionView,
     NodeRef,
+    OpenWait,
     RunFilter,
     RunView,
     Version,
     WorkerLease,
 )
+from services.executor.engine.run_variables import RunVariables
 from services.executor.engine.state import Failure, NodeRow, RunState, RunStatus, RunTimes, Usage
 
 
@@ -33,6 +35,7 @@ class StoredRun:
     status: RunStatus
     sequence: int
     input: bytes
+    vars: RunVariables
     output: bytes | None
     error: Failure | None
     usage: Usage
@@ -128,6 +131,10 @@ class RunStore(Protocol):
         self, project_id: UUID, run_id: UUID, *, limit: int, after: tuple[Any, str, str] | None
     ) -> list[tuple[Any, NodeExecutionView]]:
         """Node executions by (when they became ready or were decided, node_key, item_path), with that first value."""
+        ...
+
+    async def list_open_waits(self, project_id: UUID, run_id: UUID, *, limit: int) -> list[OpenWait]:
+        """Those of a run's first `limit` waits, by (node_key, item_path), that may be answered by token."""
         ...
 
     async def list_events(self, project_id: UUID, run_id: UUID, *, after: int, limit: int) -> list[EventView]:

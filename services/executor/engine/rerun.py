@@ -1,7 +1,7 @@
 """Going again over a run that has ended: which of its results are used again, and what would happen a second time.
 
     again     the node the person names, what never ended or failed for good, what has changed in the definition, what
-              reads an input that was edited; and everything that comes after one of these
+              reads an input or variables that were edited; and everything that comes after one of these
     as it was everything else: its recorded result is taken, and nothing runs
 
 A container is taken as it was when everything in it is; else it runs, and its scopes are judged node by node, so that
@@ -32,6 +32,8 @@ class Again:
     overrides: Mapping[Place, bytes] = field(default_factory=dict)
     """Outputs, as JSON, to go on with in place of running these nodes."""
     input_changed: bool = False
+    vars_changed: bool = False
+    """Those of the run; those of the project stay as they were."""
 
     def as_json(self) -> dict[str, Any]:
         """The stored form, overrides by place."""
@@ -39,6 +41,7 @@ class Again:
             "start": self.start,
             "overrides": [[*place, output.decode()] for place, output in self.overrides.items()],
             "input_changed": self.input_changed,
+            "vars_changed": self.vars_changed,
         }
 
     @classmethod
@@ -48,6 +51,7 @@ class Again:
             start=tuple(value["start"]) if value["start"] else None,
             overrides={(path, key): output.encode() for path, key, output in value["overrides"]},
             input_changed=value["input_changed"],
+            vars_changed=value.get("vars_changed", False),  # absent from what was stored before there were any
         )
 
 
@@ -121,6 +125,8 @@ class _Judge:
         if place == self._again.start or node.key not in old.index:
             return False
         if self._again.input_changed and "input" in node.references.names:
+            return False
+        if self._again.vars_changed and "run" in node.references.names:
             return False
         before = old.nodes[old.index[node.key]]
         return before.type == node.type and _own_config(before) == _own_config(node)

@@ -19,6 +19,7 @@ from uuid import UUID
 import orjson
 
 from services.executor.engine.graph import Graph, Node
+from services.executor.engine.run_variables import NO_VARIABLES, RunVariables
 
 if TYPE_CHECKING:
     from services.executor.engine.containers import Container
@@ -316,6 +317,7 @@ class RunState:
     """Versions of sub-workflows by what their nodes call them (`Node.link`)."""
     recorded: Mapping[tuple[str, str], NodeRow] = field(default_factory=dict)
     """Results of an earlier run to take in place of running the node, by path without attempts and key."""
+    vars: RunVariables = NO_VARIABLES
     limits: Limits = field(default_factory=Limits)
     version: int = 0
     times: RunTimes | None = None
@@ -429,7 +431,7 @@ class RunState:
     def size_bytes(self) -> int:
         """Rough memory of the run, for the cache's budget."""
         nodes = len(self.root.nodes) + self.scope_nodes
-        return 6000 + 500 * nodes + len(self.input) + self.held_bytes
+        return 6000 + 500 * nodes + len(self.input) + self.vars.size_bytes() + self.held_bytes
 
 
 def edge_is_live(node: NodeRow, port: str) -> bool:

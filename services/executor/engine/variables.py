@@ -5,6 +5,7 @@ from typing import Any
 
 import orjson
 
+from services.executor.engine.run_variables import JsonText
 from services.executor.engine.state import NodeState, NodeStatus, RunState, Scope
 from services.kit.expressions import References
 
@@ -25,7 +26,7 @@ def referenced_nodes(scope: Scope, references: References) -> Iterable[NodeState
 
 def variables_for(state: RunState, scope: Scope, references: References) -> dict[str, Any]:
     """The variables as values, for evaluation here. Shared with the state: not to be changed."""
-    found = _variables(state, scope, references, NodeState.output_value)
+    found = _variables(state, scope, references, NodeState.output_value, _object_value)
     if "input" in references.names:
         found["input"] = scope.input_value()
     return found
@@ -33,18 +34,30 @@ def variables_for(state: RunState, scope: Scope, references: References) -> dict
 
 def variables_json(state: RunState, scope: Scope, references: References) -> bytes:
     """The same as JSON text for a worker, without parsing what is already text."""
-    found = _variables(state, scope, references, _output_text)
+    found = _variables(state, scope, references, _output_text, _object_text)
     if "input" in references.names:
         found["input"] = orjson.Fragment(scope.input_json())
     return orjson.dumps(found)
+
+
+def _object_value(json: JsonText) -> Any:
+    return json.value
 
 
 def _output_text(node: NodeState) -> Any:
     return orjson.Fragment(node.output or b"null")
 
 
+def _object_text(json: JsonText) -> Any:
+    return orjson.Fragment(json.text)
+
+
 def _variables(
-    state: RunState, scope: Scope, references: References, output: Callable[[NodeState], Any]
+    state: RunState,
+    scope: Scope,
+    references: References,
+    output: Callable[[NodeState], Any],
+    content: Callable[[JsonText], Any],
 ) -> dict[str, Any]:
     names, found = references.names, dict[str, Any]()
     if "nodes" in names:
@@ -54,9 +67,10 @@ def _variables(
             "id": state.run_text,
             "workflow_id": state.workflow_id,
             "version": state.version_number,
+            "vars": content(state.vars.run),
         }
     if "project" in names:
-        found["project"] = {"id": state.project_id, "vars": {}}
+        found["project"] = {"id": state.project_id, "vars": content(state.vars.project)}
     for name in ("item", "index", "state"):
         if name in names:
             _add_inner(found, scope, name)

@@ -13,6 +13,7 @@ from uuid import UUID
 import orjson
 
 from services.executor.domain.model import NewRun
+from services.executor.engine.run_variables import NONE, JsonText
 from services.executor.engine.state import Failure, NodeState, NodeStatus, RunState
 from services.executor.storage.payloads import INSERT_PAYLOADS, MARK, MAX_INLINE_BYTES, Payloads
 
@@ -30,19 +31,21 @@ WITH created AS (
     INSERT INTO executor.runs (
         id, project_id, workflow_id, version_id, version_number, workflow_name, status, version, sequence, input,
         output, error, prompt_tokens, completion_tokens, model_calls, request_hash, started_by, traceparent,
-        links, rerun_of, rerun, timeout_seconds, priority, concurrency_key, deadline_at, continue_at, started_at,
-        finished_at)
+        links, rerun_of, rerun, vars, project_vars, timeout_seconds, priority, concurrency_key, deadline_at,
+        continue_at, started_at, finished_at)
     SELECT u.id, u.project_id, u.workflow_id, u.version_id, u.version_number, u.workflow_name, u.status, 1, u.sequence,
         ($5::bytea[])[u.input], ($5::bytea[])[u.output], ($5::bytea[])[u.error], u.prompt_tokens, u.completion_tokens,
         u.model_calls, ($5::bytea[])[u.request_hash], u.started_by, u.traceparent, u.links, u.rerun_of,
-        ($5::bytea[])[u.rerun], u.timeout_seconds, u.priority, u.concurrency_key,
+        ($5::bytea[])[u.rerun], ($5::bytea[])[u.vars], ($5::bytea[])[u.project_vars], u.timeout_seconds, u.priority,
+        u.concurrency_key,
         now() + make_interval(secs => u.timeout_seconds), now() + make_interval(secs => u.continue_in),
         CASE WHEN u.status >= 2 THEN now() END, CASE WHEN u.status >= 4 THEN now() END
     FROM json_to_recordset($1::json) AS u (
         id uuid, project_id uuid, workflow_id uuid, version_id uuid, version_number int, workflow_name text,
         status smallint, sequence bigint, input int, output int, error int, prompt_tokens bigint,
         completion_tokens bigint, model_calls int, request_hash int, started_by uuid, traceparent text, links jsonb,
-        rerun_of uuid, rerun int, timeout_seconds int, priority smallint, concurrency_key text, continue_in float8)
+        rerun_of uuid, rerun int, vars int, project_vars int, timeout_seconds int, priority smallint,
+        concurrency_key text, continue_in float8)
     WHERE u.rerun_of IS NULL OR (SELECT true FROM executor.runs AS e WHERE e.id = u.rerun_of FOR KEY SHARE)
     ON CONFLICT (id) DO NOTHING
     RETURNING id, status, created_at, started_at, finished_at
@@ -180,11 +183,17 @@ def _created_row(state: RunState, new: NewRun, blobs: _Blobs) -> dict[str, Any]:
         "links": {name: str(linked.version_id) for name, linked in state.links.items()} or None,
         "rerun_of": _text(new.rerun_of),
         "rerun": blobs.add_json(state, new.rerun),
+        "vars": _variables(state, state.vars.run, blobs),
+        "project_vars": _variables(state, state.vars.project, blobs),
         "timeout_seconds": new.timeout_seconds,
         "continue_in": _continue_in(state),
         "priority": state.priority,
         "concurrency_key": new.concurrency_key,
     }
+
+
+def _variables(state: RunState, json: JsonText, blobs: _Blobs) -> int | None:
+    return None if json is NONE else blobs.add_json(state, json.text)
 
 
 def _moved_row(state: RunState, blobs: _Blobs) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from services.executor.domain.model import NodeRef
 from services.executor.domain.refill import Census, FoundReady
 from services.executor.storage.connections import UNFLUSHED, connection_of
 from services.executor.storage.limits import load_limits
+from services.executor.storage.variables import load_revisions
 from services.kit.pool import Pool
 
 EXECUTOR_LEASE_SECONDS = 5.0
@@ -125,7 +126,8 @@ class PostgresReadyStore:
         async with connection_of(self._pool) as connection:
             ((executors, slots),) = await connection.fetch(_CENSUS, executor_id, EXECUTOR_LEASE_SECONDS)
             limits = await load_limits(connection)
-        return Census(executors, orjson.loads(slots), limits)
+            variables = await load_revisions(connection)
+        return Census(executors, orjson.loads(slots), limits, variables)
 
     async def load_of(self, project_id: str, *, runs: int, nodes: int) -> Load:
         """See LoadStore."""

@@ -1,4 +1,4 @@
-"""HousekeepingStore on PostgreSQL."""
+"""HousekeepingStore and RetentionStore on PostgreSQL."""
 
 from datetime import timedelta
 from typing import Any
@@ -80,7 +80,7 @@ ON CONFLICT (project_id) DO UPDATE SET days = excluded.days
 
 
 class PostgresHousekeepingStore:
-    """HousekeepingStore on one engine."""
+    """HousekeepingStore and RetentionStore on one engine."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
@@ -116,8 +116,14 @@ class PostgresHousekeepingStore:
             ((removed, seen),) = await _rows(connection, _REMOVE_PAYLOADS, unused_for, limit)
         return Removed(removed, seen == limit)
 
+    async def get_retention(self, project_id: UUID) -> int | None:
+        """See RetentionStore."""
+        async with transaction(self._engine) as connection:
+            rows = await _rows(connection, "SELECT days FROM executor.retentions WHERE project_id = $1", project_id)
+        return rows[0][0] if rows else None
+
     async def set_retention(self, project_id: UUID, days: int | None) -> None:
-        """Keep a project's ended runs for so many days; None = as the operator's setting says."""
+        """See RetentionStore."""
         async with transaction(self._engine) as connection:
             if days is None:
                 statement = "DELETE FROM executor.retentions WHERE project_id = $1"

@@ -16,12 +16,14 @@ from services.executor.domain.model import (
     NewRun,
     NodeExecutionView,
     NodeRef,
+    OpenWait,
     RunFilter,
     RunView,
     Version,
     WorkerLease,
 )
 from services.executor.domain.store import Overdue, StoredRun, UnstorableError
+from services.executor.engine.run_variables import RunVariables
 from services.executor.engine.state import NodeRow, NodeStatus, RunState, RunStatus, RunTimes, Usage
 from services.executor.storage import queries
 from services.executor.storage.commit import commit_statement, failure_from_json
@@ -32,9 +34,10 @@ from services.kit.pool import Pool
 
 _LOAD_RUNS = """
 SELECT id, project_id, version_id, version, status, sequence, input, output, error, prompt_tokens, completion_tokens,
-    model_calls, traceparent, priority, links, rerun_of, rerun
+    model_calls, traceparent, priority, links, rerun_of, rerun, vars, project_vars
 FROM executor.runs WHERE id = ANY($1::uuid[])
 """
+_CONTENTS = ("input", "output", "rerun", "vars", "project_vars")
 _LOAD_NODES = """
 SELECT run_id, node_key, item_path, status, epoch, failures, claims, worker, claim_id, port, input, output, error,
     prompt_tokens, completion_tokens, model_calls, handler_seconds, answer
@@ -125,7 +128,7 @@ class PostgresRunStore:
             projects: dict[UUID, UUID] = {row["id"]: row["project_id"] for row in runs}
             # A run that has begun between the two queries is as good as missing.
             nodes = [row for row in nodes if row["run_id"] in projects]
-            values = [(row["project_id"], row[name]) for row in runs for name in ("input", "output", "rerun")]
+            values = [(row["project_id"], row[name]) for row in runs for name in _CONTENTS]
             of_nodes = ((projects[row["run_id"]], row[name]) for name in ("input", "output") for row in nodes)
             contents = await Contents.read(connection, chain(values, of_nodes))
         found: dict[UUID, dict[str, dict[str, NodeRow]]] = {row["id"]: {} for row in runs}
@@ -240,6 +243,15 @@ class PostgresRunStore:
 
         return await read_steadily(read)
 
+    async def list_open_waits(self, project_id: UUID, run_id: UUID, *, limit: int) -> list[OpenWait]:
+        """See RunStore."""
+
+        async def read() -> list[OpenWait]:
+            async with self._connection() as connection:
+                return await queries.list_open_waits(connection, project_id, run_id, limit=limit)
+
+        return await read_steadily(read)
+
     async def list_events(self, project_id: UUID, run_id: UUID, *, after: int, limit: int) -> list[EventView]:
         """See RunStore."""
         async with self._connection() as connection:
@@ -259,6 +271,7 @@ def _stored_run(row: asyncpg.Record, contents: Contents, nodes: dict[str, dict[s
         status=RunStatus(row["status"]),
         sequence=row["sequence"],
         input=contents.of(project_id, row["input"]) or b"",
+        vars=RunVariables.of(contents.of(project_id, row["vars"]), contents.of(project_id, row["project_vars"])),
         output=contents.of(project_id, row["output"]),
         error=failure_from_json(row["error"]),
         usage=Usage(row["prompt_tokens"], row["completion_tokens"], row["model_calls"]),

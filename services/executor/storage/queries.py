@@ -6,7 +6,15 @@ from uuid import UUID
 import asyncpg
 import orjson
 
-from services.executor.domain.model import EventView, NodeExecutionView, RunFilter, RunNotFoundError, RunView
+from services.executor.domain.model import (
+    EventView,
+    NodeExecutionView,
+    NodeRef,
+    OpenWait,
+    RunFilter,
+    RunNotFoundError,
+    RunView,
+)
 from services.executor.engine.state import NodeStatus, RunStatus, Usage
 from services.executor.engine.waits import takes_token
 from services.executor.storage.commit import failure_from_json
@@ -16,13 +24,22 @@ _RUN_COLUMNS = """
 id, project_id, workflow_id, version_id, version_number, workflow_name, status, error, prompt_tokens, completion_tokens,
 model_calls, created_at, started_at, finished_at, sequence, rerun_of
 """
-_GET_RUN = f"SELECT {_RUN_COLUMNS}, input, output, request_hash FROM executor.runs WHERE id = $1 AND project_id = $2"  # noqa: S608 - constant text
+_GET_RUN = f"""
+SELECT {_RUN_COLUMNS}, input, output, vars, request_hash FROM executor.runs WHERE id = $1 AND project_id = $2
+"""  # noqa: S608 - constant text
 _LIST_NODES = """
 SELECT n.*, coalesce(n.queued_at, n.finished_at) AS place
 FROM executor.node_executions n
 WHERE n.run_id = $1 AND ($2::timestamptz IS NULL
     OR (coalesce(n.queued_at, n.finished_at), n.node_key, n.item_path) > ($2, $3, $4))
 ORDER BY place, n.node_key, n.item_path LIMIT $5
+"""
+# What waits and has an error waits for another attempt, or for a decision.
+_OPEN_WAITS = """
+SELECT n.node_key, n.item_path, n.epoch, n.type, n.input FROM executor.node_executions n
+WHERE n.run_id = $1 AND n.status = 4 AND n.error IS NULL AND n.type IN ('approval', 'wait_for_event')
+    AND EXISTS (SELECT FROM executor.runs WHERE id = $1 AND project_id = $2)
+ORDER BY n.node_key, n.item_path LIMIT $3
 """
 _LIST_EVENTS = """
 SELECT events, at FROM executor.run_events
@@ -37,11 +54,12 @@ async def get_run(connection: Connection, project_id: UUID, run_id: UUID) -> Run
     row = await connection.fetchrow(_GET_RUN, run_id, project_id)
     if row is None:
         raise RunNotFoundError(run_id)
-    contents = await Contents.read(connection, [(project_id, row["input"]), (project_id, row["output"])])
+    contents = await Contents.read(connection, [(project_id, row[name]) for name in ("input", "output", "vars")])
     return _run(
         row,
         input=contents.of(project_id, row["input"]),
         output=contents.of(project_id, row["output"]),
+        vars=contents.of(project_id, row["vars"]),
         request_hash=row["request_hash"],
     )
 
@@ -104,6 +122,17 @@ async def list_node_executions(
     return [(row["place"], _node_execution(row, project_id, contents)) for row in rows]
 
 
+async def list_open_waits(connection: Connection, project_id: UUID, run_id: UUID, *, limit: int) -> list[OpenWait]:
+    """Those of the run's first `limit` waits for people and events that may be answered by token."""
+    rows = await connection.fetch(_OPEN_WAITS, run_id, project_id, limit)
+    contents = await Contents.read(connection, [(project_id, row["input"]) for row in rows])
+    return [
+        OpenWait(NodeRef(run_id, row["node_key"], row["item_path"]), row["epoch"])
+        for row in rows
+        if takes_token(row["type"], contents.of(project_id, row["input"]))
+    ]
+
+
 async def list_events(
     connection: Connection, project_id: UUID, run_id: UUID, *, after: int, limit: int
 ) -> list[EventView]:
@@ -156,6 +185,7 @@ def _run(row: asyncpg.Record, **more: Any) -> RunView:
 def _node_execution(row: asyncpg.Record, project_id: UUID, contents: Contents) -> NodeExecutionView:
     status = NodeStatus(row["status"])
     is_open = status is NodeStatus.WAITING and row["error"] is None
+    asked = contents.of(project_id, row["input"])
     attempt = row["failures"] + (status in (NodeStatus.RUNNING, NodeStatus.SUCCEEDED))
     return NodeExecutionView(
         node_key=row["node_key"],
@@ -163,7 +193,7 @@ def _node_execution(row: asyncpg.Record, project_id: UUID, contents: Contents) -
         type=row["type"],
         status=status,
         attempt=attempt,
-        input=contents.of(project_id, row["input"]),
+        input=asked,
         output=contents.of(project_id, row["output"]),
         error=failure_from_json(row["error"]),
         usage=Usage(row["prompt_tokens"], row["completion_tokens"], row["model_calls"]),
@@ -173,5 +203,5 @@ def _node_execution(row: asyncpg.Record, project_id: UUID, contents: Contents) -
         queued_at=row["queued_at"],
         started_at=row["started_at"],
         finished_at=row["finished_at"],
-        wait_epoch=row["epoch"] if is_open and takes_token(row["type"], row["input"]) else None,
+        wait_epoch=row["epoch"] if is_open and takes_token(row["type"], asked) else None,
     )

@@ -1,7 +1,7 @@
 """Tables of the schema `executor`, as the queries see them. The revisions in `migrations/` make them.
 
-`bytea` columns hold JSON that the engine never looks into by SQL: the bytes pass through untouched. Inputs, outputs and
-`runs.rerun` over 16 KiB are held as references (`services.executor.storage.payloads`).
+`bytea` columns hold JSON that the engine never looks into by SQL: the bytes pass through untouched. Inputs, outputs,
+variables of runs and `runs.rerun` over 16 KiB are held as references (`services.executor.storage.payloads`).
 """
 
 from sqlalchemy import (
@@ -71,6 +71,8 @@ runs = Table(
     Column("links", JSONB),  # versions of sub-workflows by link name
     Column("rerun_of", Uuid),
     Column("rerun", LargeBinary),  # how it goes again over that run
+    Column("vars", LargeBinary),  # its own variables; null = none
+    Column("project_vars", LargeBinary),  # its project's, as they were when it was accepted; null = none
     Column("timeout_seconds", Integer, nullable=False),
     Column("priority", SmallInteger, nullable=False, server_default="0"),
     Column("concurrency_key", Text),  # of a run whose workflow runs only so often at a time; null = starts at once
@@ -176,6 +178,15 @@ retentions = Table(
     metadata,
     Column("project_id", Uuid, primary_key=True),
     Column("days", Integer, CheckConstraint("days BETWEEN 1 AND 36500", name="retentions_days_check"), nullable=False),
+)
+
+# Variables of projects that ever had any: rows stay, so that revisions only grow.
+project_variables = Table(
+    "project_variables",
+    metadata,
+    Column("project_id", Uuid, primary_key=True),
+    Column("revision", BigInteger, nullable=False, server_default="1"),
+    Column("variables", LargeBinary, nullable=False),  # a JSON object
 )
 
 workers = Table(

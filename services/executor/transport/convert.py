@@ -116,6 +116,7 @@ def run_to_proto(run: RunView) -> run_pb2.Run:
         finished_at=time_to_proto(run.finished_at),
         workflow_name=run.workflow_name,
         rerun_of=str(run.rerun_of) if run.rerun_of else "",
+        vars=json_to_proto(run.vars),
     )
 
 

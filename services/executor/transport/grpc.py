@@ -1,6 +1,7 @@
 """ExecutorService over gRPC."""
 
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
@@ -20,13 +21,16 @@ from services.executor.domain.model import (
     RunNotFoundError,
     VersionSelector,
 )
+from services.executor.domain.retention import RetentionSettings
 from services.executor.domain.runs import Runs
 from services.executor.domain.store import RunStore
+from services.executor.domain.variables import ProjectVariables
 from services.executor.engine.state import RunStatus
 from services.executor.engine.waits import Answer, Person
 from services.executor.handlers.base import NodeType
 from services.executor.transport.convert import (
     event_to_proto,
+    json_to_proto,
     node_execution_to_proto,
     node_type_to_proto,
     run_to_proto,
@@ -41,6 +45,16 @@ from services.kit.paging import decode_page_token, encode_page_token, page_size,
 SERVICE_NAME = "headrace.executor.v1.ExecutorService"
 MAX_WAIT_SECONDS = 60.0
 _EVENT_PAGE, _MAX_EVENT_PAGE = 200, 1000
+_MAX_TOKENS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectSettings:
+    """What people set for their projects."""
+
+    limits: LimitSettings
+    variables: ProjectVariables
+    retention: RetentionSettings
 
 
 class ExecutorServicer(ExecutorServiceServicer):
@@ -51,13 +65,13 @@ class ExecutorServicer(ExecutorServiceServicer):
         runs: Runs,
         answers: Answers,
         store: RunStore,
-        limits: LimitSettings,
+        settings: ProjectSettings,
         node_types: Mapping[str, NodeType],
     ) -> None:
         self._runs = runs
         self._answers = answers
         self._store = store
-        self._limits = limits
+        self._settings = settings
         self._node_types = [node_type_to_proto(node_types[name]) for name in sorted(node_types)]
 
     async def StartRun(self, request: pb.StartRunRequest, context: Context) -> pb.StartRunResponse:
@@ -71,6 +85,7 @@ class ExecutorServicer(ExecutorServiceServicer):
             started_by=UUID(request.started_by) if request.started_by else None,
             traceparent=_traceparent(),
             priority=request.priority,
+            vars_json=request.vars.utf8,
             wait_seconds=min(request.wait.ToTimedelta().total_seconds(), MAX_WAIT_SECONDS),
         )
         return pb.StartRunResponse(run=run_to_proto(run))
@@ -89,8 +104,14 @@ class ExecutorServicer(ExecutorServiceServicer):
 
     async def GetRun(self, request: pb.GetRunRequest, context: Context) -> pb.GetRunResponse:
         """See the contract."""
-        run = await self._runs.get(_project(request.project_id), _run(request.run_id))
-        return pb.GetRunResponse(run=run_to_proto(run))
+        project_id = _project(request.project_id)
+        run = await self._runs.get(project_id, _run(request.run_id))
+        message = run_to_proto(run)
+        if request.with_resume_tokens and run.status in (RunStatus.RUNNING, RunStatus.WAITING):
+            for wait in await self._store.list_open_waits(project_id, run.id, limit=_MAX_TOKENS):
+                token = self._answers.token(wait.ref, wait.epoch)
+                message.resume_tokens.add(node_key=wait.ref.node_key, item_path=wait.ref.item_path, token=token)
+        return pb.GetRunResponse(run=message)
 
     async def ListRuns(self, request: pb.ListRunsRequest, context: Context) -> pb.ListRunsResponse:
         """See the contract."""
@@ -190,15 +211,49 @@ class ExecutorServicer(ExecutorServiceServicer):
         self, request: pb.GetProjectLimitsRequest, context: Context
     ) -> pb.GetProjectLimitsResponse:
         """See the contract."""
-        own, ceilings = await self._limits.get(_project(request.project_id))
+        own, ceilings = await self._settings.limits.get(_project(request.project_id))
         return pb.GetProjectLimitsResponse(limits=limits_in_force(own, ceilings))
 
     async def SetProjectLimits(
         self, request: pb.SetProjectLimitsRequest, context: Context
     ) -> pb.SetProjectLimitsResponse:
         """See the contract."""
-        own, ceilings = await self._limits.set_own(_project(request.project_id), limits_from_proto(request.limits))
+        own, ceilings = await self._settings.limits.set_own(
+            _project(request.project_id), limits_from_proto(request.limits)
+        )
         return pb.SetProjectLimitsResponse(limits=limits_in_force(own, ceilings))
+
+    async def GetProjectVariables(
+        self, request: pb.GetProjectVariablesRequest, context: Context
+    ) -> pb.GetProjectVariablesResponse:
+        """See the contract."""
+        text = await self._settings.variables.get(_project(request.project_id))
+        return pb.GetProjectVariablesResponse(variables=json_to_proto(text))
+
+    async def SetProjectVariables(
+        self, request: pb.SetProjectVariablesRequest, context: Context
+    ) -> pb.SetProjectVariablesResponse:
+        """See the contract."""
+        text = await self._settings.variables.set(_project(request.project_id), request.variables.utf8 or b"{}")
+        return pb.SetProjectVariablesResponse(variables=json_to_proto(text))
+
+    async def GetProjectRetention(
+        self, request: pb.GetProjectRetentionRequest, context: Context
+    ) -> pb.GetProjectRetentionResponse:
+        """See the contract."""
+        days = await self._settings.retention.get(_project(request.project_id))
+        return pb.GetProjectRetentionResponse(retention=self._retention(days))
+
+    async def SetProjectRetention(
+        self, request: pb.SetProjectRetentionRequest, context: Context
+    ) -> pb.SetProjectRetentionResponse:
+        """See the contract."""
+        wanted = request.days if request.HasField("days") else None
+        days = await self._settings.retention.set(_project(request.project_id), wanted)
+        return pb.SetProjectRetentionResponse(retention=self._retention(days))
+
+    def _retention(self, days: int | None) -> pb.Retention:
+        return pb.Retention(days=days, default_days=self._settings.retention.default_days)
 
 
 def _rerun(request: pb.RerunRunRequest) -> RerunAsk:
@@ -206,6 +261,7 @@ def _rerun(request: pb.RerunRunRequest) -> RerunAsk:
         start=_place(request.start) if request.HasField("start") else None,
         overrides={_place(given.place): given.output.utf8 or b"null" for given in request.overrides},
         input_json=request.input.utf8 or b"{}" if request.HasField("input") else None,
+        vars_json=request.vars.utf8 or b"{}" if request.HasField("vars") else None,
         selector=_selector(request) if request.WhichOneof("selector") else None,
         confirm=request.confirm,
     )

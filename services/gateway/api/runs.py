@@ -72,9 +72,10 @@ Wait = Annotated[
 async def get_run(request: Request, access: Viewer, run_id: RunId) -> Response:
     """Get a run with input and output."""
     clients = clients_of(request)
-    asked = pb.GetRunRequest(project_id=access.project_id, run_id=run_id)
+    may_answer = access.role >= Role.EDITOR
+    asked = pb.GetRunRequest(project_id=access.project_id, run_id=run_id, with_resume_tokens=may_answer)
     reply = await clients.call(clients.executor.GetRun, asked)
-    return Json(run_to_json(reply.run))
+    return Json(run_to_json(reply.run, with_resume_urls=may_answer))
 
 
 @router.post(
@@ -103,6 +104,8 @@ async def start_run(
         asked.priority = body.priority
         if body.input is not None:
             asked.input.CopyFrom(json_to_proto(body.input))
+        if body.vars:
+            asked.vars.CopyFrom(json_to_proto(body.vars))
         _select(asked, body.version)
     if wait:
         asked.wait.CopyFrom(seconds_to_proto(wait))
@@ -239,6 +242,8 @@ def _fill_rerun(asked: pb.RerunRunRequest, body: RerunInput) -> None:
         asked.overrides.add(place=_place(name), output=json_to_proto(output))
     if "input" in body.model_fields_set:
         asked.input.CopyFrom(json_to_proto({} if body.input is None else body.input))
+    if "vars" in body.model_fields_set:
+        asked.vars.CopyFrom(json_to_proto(body.vars))
     _select(asked, body.version)
     asked.confirm = body.confirm
 

@@ -40,9 +40,23 @@ def run_summary_to_json(run: run_pb2.Run) -> dict[str, Any]:
     }
 
 
-def run_to_json(run: run_pb2.Run) -> dict[str, Any]:
-    """A run."""
-    return {**run_summary_to_json(run), "input": json_from_proto(run.input), "output": json_from_proto(run.output)}
+def run_to_json(run: run_pb2.Run, *, with_resume_urls: bool = False) -> dict[str, Any]:
+    """A run; with where its waits are answered for those who may answer, and if they were asked for."""
+    urls = [
+        {"node_key": wait.node_key, "item_path": wait.item_path, "url": _resume_url(wait.token)}
+        for wait in run.resume_tokens
+    ]
+    return {
+        **run_summary_to_json(run),
+        "input": json_from_proto(run.input),
+        "output": json_from_proto(run.output),
+        "vars": json_from_proto(run.vars, absent=_EMPTY),
+        "resume_urls": urls if with_resume_urls else None,
+    }
+
+
+def _resume_url(token: str) -> str:
+    return f"/api/v1/events/{token}"
 
 
 def node_execution_to_json(execution: run_pb2.NodeExecution) -> dict[str, Any]:
@@ -63,7 +77,7 @@ def node_execution_to_json(execution: run_pb2.NodeExecution) -> dict[str, Any]:
         "finished_at": time_to_json(execution, "finished_at"),
         "worker": execution.worker or None,
         "handler_seconds": execution.handler_time.ToNanoseconds() / 1e9 if execution.HasField("handler_time") else None,
-        "resume_url": f"/api/v1/events/{execution.resume_token}" if execution.resume_token else None,
+        "resume_url": _resume_url(execution.resume_token) if execution.resume_token else None,
     }
 
 

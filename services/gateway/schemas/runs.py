@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, RootModel
 
-from services.gateway.schemas.common import INT32_MAX, Input, JsonObject, Output, Page, Usage
+from services.gateway.schemas.common import INT32_MAX, Input, JsonObject, Output, Page, Usage, optional
 
 RunStatusName = Literal["pending", "running", "waiting", "succeeded", "failed", "cancelled"]
 NodeStatusName = Literal["pending", "ready", "running", "waiting", "succeeded", "failed", "skipped", "cancelled"]
@@ -19,6 +19,11 @@ class RunInput(Input):
     input: Any = Field(None, description="Any JSON; what expressions call `input`. Absent or null = {}.")
     version: Annotated[int, Field(ge=1, le=INT32_MAX)] | Literal["draft", "latest"] | None = Field(
         None, description="null = the newest published version, or the draft when none is published."
+    )
+    vars: JsonObject = Field(
+        default_factory=dict,
+        description="Variables of the run: any JSON by name, what expressions call `run.vars`. Names and sizes are as "
+        "of the project's.",
     )
     priority: int = Field(
         0, ge=-100, le=100, description="Inside the project only: what is ready goes by priority, then by age."
@@ -47,6 +52,9 @@ class RerunInput(Input):
         default_factory=dict, max_length=1000, description="Outputs by node, to go on with in place of running it."
     )
     input: Any = Field(None, description="In place of the earlier run's; left out = that one.")
+    vars: JsonObject = optional(
+        "In place of the earlier run's; left out = those. Those of the project stay as it saw them."
+    )
     version: Annotated[int, Field(ge=1, le=INT32_MAX)] | Literal["draft", "latest"] | None = Field(
         None, description="null = the version of the earlier run."
     )
@@ -101,11 +109,24 @@ class RunSummary(Output):
     rerun_of: str | None = Field(description="The run that this one repeats.")
 
 
+class ResumeUrl(Output):
+    """Where a wait of a run is answered."""
+
+    node_key: str
+    item_path: str = Field(description="Place inside maps, loops and sub-workflows; empty at the top.")
+    url: str = Field(description="Path at this server that answers the wait once, without a login. A secret.")
+
+
 class Run(RunSummary):
     """One execution of one version."""
 
     input: Any
     output: Any
+    vars: JsonObject = Field(description="Variables of the run.")
+    resume_urls: list[ResumeUrl] | None = Field(
+        description="Of what waits now, in its first 100 waits; the node executions show all. null where it is not "
+        "told: to viewers, and in answers to other requests than GET."
+    )
 
 
 class RunPage(Page):

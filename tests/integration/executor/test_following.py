@@ -27,22 +27,24 @@ from services.executor.domain.answers import Answers
 from services.executor.domain.limit_settings import LimitSettings
 from services.executor.domain.model import EventView, NodeRef, RunView, VersionSelector
 from services.executor.domain.resume_tokens import ResumeTokens
+from services.executor.domain.retention import RetentionSettings
 from services.executor.domain.run_states import RunStates
 from services.executor.domain.runs import Runs
 from services.executor.domain.versions import Versions
 from services.executor.engine.state import RunStatus
 from services.executor.handlers.registry import catalogue
+from services.executor.storage.housekeeping import PostgresHousekeepingStore
 from services.executor.storage.postgres import PostgresRunStore
 from services.executor.transport import streams
 from services.executor.transport.convert import graph_from_definition
-from services.executor.transport.grpc import ExecutorServicer
+from services.executor.transport.grpc import ExecutorServicer, ProjectSettings
 from services.executor.transport.workflows import GrpcWorkflows
 from services.kit import nats
 from services.kit.grpc_client import Rpc, open_channel
 from services.kit.grpc_server import GrpcServer
 from services.kit.identity import CallerTokens
 from services.kit.ids import new_id
-from services.kit.postgres import open_pool
+from services.kit.postgres import open_engine, open_pool
 from services.workflows import main as workflows_main
 from tests.support.executors import PROJECT, QUEUES, Executor, a_version, committing, own_queue, success
 from tests.support.waiting import await_until
@@ -88,6 +90,7 @@ def runs_of(executor: Executor, versions: Versions | None = None) -> Runs:
         RunStates(executor.store, versions),
         executor.committer,
         executor.admission,
+        variables=executor.variables,
         watch_here=executor.watchers.watch,
         watch_everywhere=executor.bus.watch,
         max_run_seconds=3600,
@@ -137,7 +140,7 @@ async def test_tokens_come_between_the_start_of_their_node_and_its_end(
 
 @pytest.fixture
 async def workflows(
-    executor: Executor, database: Callable[[str], Awaitable[str]], monkeypatch: pytest.MonkeyPatch
+    executor: Executor, url: str, database: Callable[[str], Awaitable[str]], monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[tuple[str, CallerTokens]]:
     """The workflows service, beside the executor's door where it learns the node types: its target, and tokens."""
     key = os.urandom(32)
@@ -147,9 +150,16 @@ async def workflows(
         folder = stack.enter_context(TemporaryDirectory(prefix="hr-ex-"))
         server = GrpcServer(listen=f"unix:{folder}/executor", tokens=tokens, service_names=())
         answers = Answers(executor.store, executor.committer, ResumeTokens(key))
+        engine = open_engine(url)
+        stack.push_async_callback(engine.dispose)
+        retention = RetentionSettings(PostgresHousekeepingStore(engine), 30)
         add_ExecutorServiceServicer_to_server(
             ExecutorServicer(
-                runs_of(executor), answers, executor.store, LimitSettings(executor.limits, ()), catalogue()
+                runs_of(executor),
+                answers,
+                executor.store,
+                ProjectSettings(LimitSettings(executor.limits, ()), executor.variables, retention),
+                catalogue(),
             ),
             server.server,
         )

@@ -39,6 +39,7 @@ class StartRunRequest(_message.Message):
     WAIT_FIELD_NUMBER: _builtins.int
     STARTED_BY_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    VARS_FIELD_NUMBER: _builtins.int
     project_id: _builtins.str
     """UUID."""
     workflow_id: _builtins.str
@@ -63,6 +64,10 @@ class StartRunRequest(_message.Message):
     def wait(self) -> _duration_pb2.Duration:
         """Wait this long for the run to end, at most 60 s. Absent = answer when accepted."""
 
+    @_builtins.property
+    def vars(self) -> _value_pb2.Json:
+        """Variables of the run: JSON object of values by name; absent = none."""
+
     def __init__(
         self,
         *,
@@ -76,10 +81,11 @@ class StartRunRequest(_message.Message):
         wait: _duration_pb2.Duration | None = ...,
         started_by: _builtins.str = ...,
         priority: _builtins.int = ...,
+        vars: _value_pb2.Json | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["draft", b"draft", "input", b"input", "latest", b"latest", "number", b"number", "selector", b"selector", "wait", b"wait"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["draft", b"draft", "input", b"input", "latest", b"latest", "number", b"number", "selector", b"selector", "vars", b"vars", "wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["draft", b"draft", "input", b"input", "latest", b"latest", "number", b"number", "priority", b"priority", "project_id", b"project_id", "request_id", b"request_id", "selector", b"selector", "started_by", b"started_by", "wait", b"wait", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draft", b"draft", "input", b"input", "latest", b"latest", "number", b"number", "priority", b"priority", "project_id", b"project_id", "request_id", b"request_id", "selector", b"selector", "started_by", b"started_by", "vars", b"vars", "wait", b"wait", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_selector: _TypeAlias = _typing.Literal["number", "latest", "draft"]  # noqa: Y015
     _WhichOneofArgType_selector: _TypeAlias = _typing.Literal["selector", b"selector"]  # noqa: Y015
@@ -184,6 +190,7 @@ class RerunRunRequest(_message.Message):
     CONFIRM_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     STARTED_BY_FIELD_NUMBER: _builtins.int
+    VARS_FIELD_NUMBER: _builtins.int
     project_id: _builtins.str
     """UUID."""
     run_id: _builtins.str
@@ -212,6 +219,10 @@ class RerunRunRequest(_message.Message):
     def input(self) -> _value_pb2.Json:
         """Absent = the input of the earlier run."""
 
+    @_builtins.property
+    def vars(self) -> _value_pb2.Json:
+        """Absent = the variables of the earlier run. Those of the project stay as the earlier run saw them."""
+
     def __init__(
         self,
         *,
@@ -226,10 +237,11 @@ class RerunRunRequest(_message.Message):
         confirm: _builtins.bool = ...,
         request_id: _builtins.str = ...,
         started_by: _builtins.str = ...,
+        vars: _value_pb2.Json | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["draft", b"draft", "input", b"input", "latest", b"latest", "number", b"number", "selector", b"selector", "start", b"start"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["draft", b"draft", "input", b"input", "latest", b"latest", "number", b"number", "selector", b"selector", "start", b"start", "vars", b"vars"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirm", b"confirm", "draft", b"draft", "input", b"input", "latest", b"latest", "number", b"number", "overrides", b"overrides", "project_id", b"project_id", "request_id", b"request_id", "run_id", b"run_id", "selector", b"selector", "start", b"start", "started_by", b"started_by"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirm", b"confirm", "draft", b"draft", "input", b"input", "latest", b"latest", "number", b"number", "overrides", b"overrides", "project_id", b"project_id", "request_id", b"request_id", "run_id", b"run_id", "selector", b"selector", "start", b"start", "started_by", b"started_by", "vars", b"vars"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_selector: _TypeAlias = _typing.Literal["number", "latest", "draft"]  # noqa: Y015
     _WhichOneofArgType_selector: _TypeAlias = _typing.Literal["selector", b"selector"]  # noqa: Y015
@@ -269,19 +281,23 @@ class GetRunRequest(_message.Message):
 
     PROJECT_ID_FIELD_NUMBER: _builtins.int
     RUN_ID_FIELD_NUMBER: _builtins.int
+    WITH_RESUME_TOKENS_FIELD_NUMBER: _builtins.int
     project_id: _builtins.str
     """UUID."""
     run_id: _builtins.str
     """UUID."""
+    with_resume_tokens: _builtins.bool
+    """The caller may answer waits: include the tokens of the first hundred, while the run is open."""
     def __init__(
         self,
         *,
         project_id: _builtins.str = ...,
         run_id: _builtins.str = ...,
+        with_resume_tokens: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["project_id", b"project_id", "run_id", b"run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["project_id", b"project_id", "run_id", b"run_id", "with_resume_tokens", b"with_resume_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -916,3 +932,227 @@ class SetProjectLimitsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SetProjectLimitsResponse: _TypeAlias = SetProjectLimitsResponse  # noqa: Y015
+
+@_typing.final
+class GetProjectVariablesRequest(_message.Message):
+    """GetProjectVariablesRequest names a project."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """UUID."""
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["project_id", b"project_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetProjectVariablesRequest: _TypeAlias = GetProjectVariablesRequest  # noqa: Y015
+
+@_typing.final
+class GetProjectVariablesResponse(_message.Message):
+    """GetProjectVariablesResponse holds the variables."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VARIABLES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def variables(self) -> _value_pb2.Json:
+        """JSON object of values by name."""
+
+    def __init__(
+        self,
+        *,
+        variables: _value_pb2.Json | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["variables", b"variables"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["variables", b"variables"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetProjectVariablesResponse: _TypeAlias = GetProjectVariablesResponse  # noqa: Y015
+
+@_typing.final
+class SetProjectVariablesRequest(_message.Message):
+    """SetProjectVariablesRequest says what the variables are to be."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    VARIABLES_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """UUID."""
+    @_builtins.property
+    def variables(self) -> _value_pb2.Json:
+        """All of them: JSON object of values by name."""
+
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        variables: _value_pb2.Json | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["variables", b"variables"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["project_id", b"project_id", "variables", b"variables"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetProjectVariablesRequest: _TypeAlias = SetProjectVariablesRequest  # noqa: Y015
+
+@_typing.final
+class SetProjectVariablesResponse(_message.Message):
+    """SetProjectVariablesResponse holds what is stored now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VARIABLES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def variables(self) -> _value_pb2.Json:
+        """JSON object of values by name."""
+
+    def __init__(
+        self,
+        *,
+        variables: _value_pb2.Json | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["variables", b"variables"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["variables", b"variables"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetProjectVariablesResponse: _TypeAlias = SetProjectVariablesResponse  # noqa: Y015
+
+@_typing.final
+class GetProjectRetentionRequest(_message.Message):
+    """GetProjectRetentionRequest names a project."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """UUID."""
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["project_id", b"project_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetProjectRetentionRequest: _TypeAlias = GetProjectRetentionRequest  # noqa: Y015
+
+@_typing.final
+class GetProjectRetentionResponse(_message.Message):
+    """GetProjectRetentionResponse holds what counts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RETENTION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def retention(self) -> Global___Retention:
+        """Of the project."""
+
+    def __init__(
+        self,
+        *,
+        retention: Global___Retention | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["retention", b"retention"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["retention", b"retention"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetProjectRetentionResponse: _TypeAlias = GetProjectRetentionResponse  # noqa: Y015
+
+@_typing.final
+class SetProjectRetentionRequest(_message.Message):
+    """SetProjectRetentionRequest says how long ended runs are to be kept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    DAYS_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """UUID."""
+    days: _builtins.int
+    """From 1 to 3650; absent = as the installation has it."""
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        days: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_days", b"_days", "days", b"days"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_days", b"_days", "days", b"days", "project_id", b"project_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__days: _TypeAlias = _typing.Literal["days"]  # noqa: Y015
+    _WhichOneofArgType__days: _TypeAlias = _typing.Literal["_days", b"_days"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__days) -> _WhichOneofReturnType__days | None: ...
+
+Global___SetProjectRetentionRequest: _TypeAlias = SetProjectRetentionRequest  # noqa: Y015
+
+@_typing.final
+class SetProjectRetentionResponse(_message.Message):
+    """SetProjectRetentionResponse holds what counts from now on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RETENTION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def retention(self) -> Global___Retention:
+        """Of the project."""
+
+    def __init__(
+        self,
+        *,
+        retention: Global___Retention | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["retention", b"retention"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["retention", b"retention"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetProjectRetentionResponse: _TypeAlias = SetProjectRetentionResponse  # noqa: Y015
+
+@_typing.final
+class Retention(_message.Message):
+    """Retention is how long ended runs are kept, with all they did."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DAYS_FIELD_NUMBER: _builtins.int
+    DEFAULT_DAYS_FIELD_NUMBER: _builtins.int
+    days: _builtins.int
+    """The project's own; absent = none."""
+    default_days: _builtins.int
+    """Where the project has none: the installation's."""
+    def __init__(
+        self,
+        *,
+        days: _builtins.int | None = ...,
+        default_days: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_days", b"_days", "days", b"days"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_days", b"_days", "days", b"days", "default_days", b"default_days"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__days: _TypeAlias = _typing.Literal["days"]  # noqa: Y015
+    _WhichOneofArgType__days: _TypeAlias = _typing.Literal["_days", b"_days"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__days) -> _WhichOneofReturnType__days | None: ...
+
+Global___Retention: _TypeAlias = Retention  # noqa: Y015

@@ -100,6 +100,26 @@ class ExecutorServiceStub:
                 request_serializer=headrace_dot_executor_dot_v1_dot_executor__service__pb2.SetProjectLimitsRequest.SerializeToString,
                 response_deserializer=headrace_dot_executor_dot_v1_dot_executor__service__pb2.SetProjectLimitsResponse.FromString,
                 _registered_method=True)
+        self.GetProjectVariables = channel.unary_unary(
+                '/headrace.executor.v1.ExecutorService/GetProjectVariables',
+                request_serializer=headrace_dot_executor_dot_v1_dot_executor__service__pb2.GetProjectVariablesRequest.SerializeToString,
+                response_deserializer=headrace_dot_executor_dot_v1_dot_executor__service__pb2.GetProjectVariablesResponse.FromString,
+                _registered_method=True)
+        self.SetProjectVariables = channel.unary_unary(
+                '/headrace.executor.v1.ExecutorService/SetProjectVariables',
+                request_serializer=headrace_dot_executor_dot_v1_dot_executor__service__pb2.SetProjectVariablesRequest.SerializeToString,
+                response_deserializer=headrace_dot_executor_dot_v1_dot_executor__service__pb2.SetProjectVariablesResponse.FromString,
+                _registered_method=True)
+        self.GetProjectRetention = channel.unary_unary(
+                '/headrace.executor.v1.ExecutorService/GetProjectRetention',
+                request_serializer=headrace_dot_executor_dot_v1_dot_executor__service__pb2.GetProjectRetentionRequest.SerializeToString,
+                response_deserializer=headrace_dot_executor_dot_v1_dot_executor__service__pb2.GetProjectRetentionResponse.FromString,
+                _registered_method=True)
+        self.SetProjectRetention = channel.unary_unary(
+                '/headrace.executor.v1.ExecutorService/SetProjectRetention',
+                request_serializer=headrace_dot_executor_dot_v1_dot_executor__service__pb2.SetProjectRetentionRequest.SerializeToString,
+                response_deserializer=headrace_dot_executor_dot_v1_dot_executor__service__pb2.SetProjectRetentionResponse.FromString,
+                _registered_method=True)
 
 
 class ExecutorServiceServicer:
@@ -209,6 +229,35 @@ class ExecutorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetProjectVariables(self, request, context):
+        """GetProjectVariables returns what expressions read as `project.vars`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetProjectVariables(self, request, context):
+        """SetProjectVariables replaces all variables of a project; runs that were accepted before keep theirs. Idempotent. Fails
+        with INVALID_VARIABLES, which lists all that is wrong.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetProjectRetention(self, request, context):
+        """GetProjectRetention returns how long a project keeps its ended runs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetProjectRetention(self, request, context):
+        """SetProjectRetention replaces it. Idempotent. Fails with INVALID_RETENTION.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ExecutorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -276,6 +325,26 @@ def add_ExecutorServiceServicer_to_server(servicer, server):
                     servicer.SetProjectLimits,
                     request_deserializer=headrace_dot_executor_dot_v1_dot_executor__service__pb2.SetProjectLimitsRequest.FromString,
                     response_serializer=headrace_dot_executor_dot_v1_dot_executor__service__pb2.SetProjectLimitsResponse.SerializeToString,
+            ),
+            'GetProjectVariables': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetProjectVariables,
+                    request_deserializer=headrace_dot_executor_dot_v1_dot_executor__service__pb2.GetProjectVariablesRequest.FromString,
+                    response_serializer=headrace_dot_executor_dot_v1_dot_executor__service__pb2.GetProjectVariablesResponse.SerializeToString,
+            ),
+            'SetProjectVariables': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetProjectVariables,
+                    request_deserializer=headrace_dot_executor_dot_v1_dot_executor__service__pb2.SetProjectVariablesRequest.FromString,
+                    response_serializer=headrace_dot_executor_dot_v1_dot_executor__service__pb2.SetProjectVariablesResponse.SerializeToString,
+            ),
+            'GetProjectRetention': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetProjectRetention,
+                    request_deserializer=headrace_dot_executor_dot_v1_dot_executor__service__pb2.GetProjectRetentionRequest.FromString,
+                    response_serializer=headrace_dot_executor_dot_v1_dot_executor__service__pb2.GetProjectRetentionResponse.SerializeToString,
+            ),
+            'SetProjectRetention': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetProjectRetention,
+                    request_deserializer=headrace_dot_executor_dot_v1_dot_executor__service__pb2.SetProjectRetentionRequest.FromString,
+                    response_serializer=headrace_dot_executor_dot_v1_dot_executor__service__pb2.SetProjectRetentionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -630,6 +699,114 @@ class ExecutorService:
             '/headrace.executor.v1.ExecutorService/SetProjectLimits',
             headrace_dot_executor_dot_v1_dot_executor__service__pb2.SetProjectLimitsRequest.SerializeToString,
             headrace_dot_executor_dot_v1_dot_executor__service__pb2.SetProjectLimitsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetProjectVariables(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.executor.v1.ExecutorService/GetProjectVariables',
+            headrace_dot_executor_dot_v1_dot_executor__service__pb2.GetProjectVariablesRequest.SerializeToString,
+            headrace_dot_executor_dot_v1_dot_executor__service__pb2.GetProjectVariablesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetProjectVariables(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.executor.v1.ExecutorService/SetProjectVariables',
+            headrace_dot_executor_dot_v1_dot_executor__service__pb2.SetProjectVariablesRequest.SerializeToString,
+            headrace_dot_executor_dot_v1_dot_executor__service__pb2.SetProjectVariablesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetProjectRetention(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.executor.v1.ExecutorService/GetProjectRetention',
+            headrace_dot_executor_dot_v1_dot_executor__service__pb2.GetProjectRetentionRequest.SerializeToString,
+            headrace_dot_executor_dot_v1_dot_executor__service__pb2.GetProjectRetentionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetProjectRetention(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.executor.v1.ExecutorService/SetProjectRetention',
+            headrace_dot_executor_dot_v1_dot_executor__service__pb2.SetProjectRetentionRequest.SerializeToString,
+            headrace_dot_executor_dot_v1_dot_executor__service__pb2.SetProjectRetentionResponse.FromString,
             options,
             channel_credentials,
             insecure,

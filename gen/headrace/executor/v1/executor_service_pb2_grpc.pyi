@@ -78,6 +78,16 @@ class ExecutorServiceStub:
     """SetProjectLimits replaces what the project itself has set. Idempotent. Fails with INVALID_LIMITS, which lists all
     that is wrong, also what is over the operator's ceilings.
     """
+    GetProjectVariables: _grpc.UnaryUnaryMultiCallable[_executor_service_pb2.GetProjectVariablesRequest, _executor_service_pb2.GetProjectVariablesResponse]
+    """GetProjectVariables returns what expressions read as `project.vars`."""
+    SetProjectVariables: _grpc.UnaryUnaryMultiCallable[_executor_service_pb2.SetProjectVariablesRequest, _executor_service_pb2.SetProjectVariablesResponse]
+    """SetProjectVariables replaces all variables of a project; runs that were accepted before keep theirs. Idempotent. Fails
+    with INVALID_VARIABLES, which lists all that is wrong.
+    """
+    GetProjectRetention: _grpc.UnaryUnaryMultiCallable[_executor_service_pb2.GetProjectRetentionRequest, _executor_service_pb2.GetProjectRetentionResponse]
+    """GetProjectRetention returns how long a project keeps its ended runs."""
+    SetProjectRetention: _grpc.UnaryUnaryMultiCallable[_executor_service_pb2.SetProjectRetentionRequest, _executor_service_pb2.SetProjectRetentionResponse]
+    """SetProjectRetention replaces it. Idempotent. Fails with INVALID_RETENTION."""
 
 @_typing.type_check_only
 class ExecutorServiceAsyncStub(ExecutorServiceStub):
@@ -129,6 +139,16 @@ class ExecutorServiceAsyncStub(ExecutorServiceStub):
     """SetProjectLimits replaces what the project itself has set. Idempotent. Fails with INVALID_LIMITS, which lists all
     that is wrong, also what is over the operator's ceilings.
     """
+    GetProjectVariables: _aio.UnaryUnaryMultiCallable[_executor_service_pb2.GetProjectVariablesRequest, _executor_service_pb2.GetProjectVariablesResponse]  # type: ignore[assignment]
+    """GetProjectVariables returns what expressions read as `project.vars`."""
+    SetProjectVariables: _aio.UnaryUnaryMultiCallable[_executor_service_pb2.SetProjectVariablesRequest, _executor_service_pb2.SetProjectVariablesResponse]  # type: ignore[assignment]
+    """SetProjectVariables replaces all variables of a project; runs that were accepted before keep theirs. Idempotent. Fails
+    with INVALID_VARIABLES, which lists all that is wrong.
+    """
+    GetProjectRetention: _aio.UnaryUnaryMultiCallable[_executor_service_pb2.GetProjectRetentionRequest, _executor_service_pb2.GetProjectRetentionResponse]  # type: ignore[assignment]
+    """GetProjectRetention returns how long a project keeps its ended runs."""
+    SetProjectRetention: _aio.UnaryUnaryMultiCallable[_executor_service_pb2.SetProjectRetentionRequest, _executor_service_pb2.SetProjectRetentionResponse]  # type: ignore[assignment]
+    """SetProjectRetention replaces it. Idempotent. Fails with INVALID_RETENTION."""
 
 class ExecutorServiceServicer(metaclass=_abc_1.ABCMeta):
     """ExecutorService owns runs. A run of another project is RUN_NOT_FOUND."""
@@ -255,5 +275,39 @@ class ExecutorServiceServicer(metaclass=_abc_1.ABCMeta):
         """SetProjectLimits replaces what the project itself has set. Idempotent. Fails with INVALID_LIMITS, which lists all
         that is wrong, also what is over the operator's ceilings.
         """
+
+    @_abc_1.abstractmethod
+    def GetProjectVariables(
+        self,
+        request: _executor_service_pb2.GetProjectVariablesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_executor_service_pb2.GetProjectVariablesResponse, _abc.Awaitable[_executor_service_pb2.GetProjectVariablesResponse]]:
+        """GetProjectVariables returns what expressions read as `project.vars`."""
+
+    @_abc_1.abstractmethod
+    def SetProjectVariables(
+        self,
+        request: _executor_service_pb2.SetProjectVariablesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_executor_service_pb2.SetProjectVariablesResponse, _abc.Awaitable[_executor_service_pb2.SetProjectVariablesResponse]]:
+        """SetProjectVariables replaces all variables of a project; runs that were accepted before keep theirs. Idempotent. Fails
+        with INVALID_VARIABLES, which lists all that is wrong.
+        """
+
+    @_abc_1.abstractmethod
+    def GetProjectRetention(
+        self,
+        request: _executor_service_pb2.GetProjectRetentionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_executor_service_pb2.GetProjectRetentionResponse, _abc.Awaitable[_executor_service_pb2.GetProjectRetentionResponse]]:
+        """GetProjectRetention returns how long a project keeps its ended runs."""
+
+    @_abc_1.abstractmethod
+    def SetProjectRetention(
+        self,
+        request: _executor_service_pb2.SetProjectRetentionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_executor_service_pb2.SetProjectRetentionResponse, _abc.Awaitable[_executor_service_pb2.SetProjectRetentionResponse]]:
+        """SetProjectRetention replaces it. Idempotent. Fails with INVALID_RETENTION."""
 
 def add_ExecutorServiceServicer_to_server(servicer: ExecutorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

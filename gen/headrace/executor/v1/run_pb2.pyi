@@ -171,6 +171,8 @@ class Run(_message.Message):
     FINISHED_AT_FIELD_NUMBER: _builtins.int
     RERUN_OF_FIELD_NUMBER: _builtins.int
     WORKFLOW_NAME_FIELD_NUMBER: _builtins.int
+    VARS_FIELD_NUMBER: _builtins.int
+    RESUME_TOKENS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """UUID."""
     project_id: _builtins.str
@@ -215,6 +217,14 @@ class Run(_message.Message):
     def finished_at(self) -> _timestamp_pb2.Timestamp:
         """When it ended."""
 
+    @_builtins.property
+    def vars(self) -> _value_pb2.Json:
+        """Its own variables: JSON object. Absent in lists, and where there are none."""
+
+    @_builtins.property
+    def resume_tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResumeToken]:
+        """Answer its waits without a login, once each. Only where they were asked for."""
+
     def __init__(
         self,
         *,
@@ -233,14 +243,46 @@ class Run(_message.Message):
         finished_at: _timestamp_pb2.Timestamp | None = ...,
         rerun_of: _builtins.str = ...,
         workflow_name: _builtins.str = ...,
+        vars: _value_pb2.Json | None = ...,
+        resume_tokens: _abc.Iterable[Global___ResumeToken] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "started_at", b"started_at", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "started_at", b"started_at", "usage", b"usage", "vars", b"vars"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "id", b"id", "input", b"input", "output", b"output", "project_id", b"project_id", "rerun_of", b"rerun_of", "started_at", b"started_at", "status", b"status", "usage", b"usage", "version_id", b"version_id", "version_number", b"version_number", "workflow_id", b"workflow_id", "workflow_name", b"workflow_name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "id", b"id", "input", b"input", "output", b"output", "project_id", b"project_id", "rerun_of", b"rerun_of", "resume_tokens", b"resume_tokens", "started_at", b"started_at", "status", b"status", "usage", b"usage", "vars", b"vars", "version_id", b"version_id", "version_number", b"version_number", "workflow_id", b"workflow_id", "workflow_name", b"workflow_name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Run: _TypeAlias = Run  # noqa: Y015
+
+@_typing.final
+class ResumeToken(_message.Message):
+    """ResumeToken answers one wait of a run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_KEY_FIELD_NUMBER: _builtins.int
+    ITEM_PATH_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    node_key: _builtins.str
+    """Key of the node."""
+    item_path: _builtins.str
+    """Place inside maps, loops and sub-workflows; empty at the top."""
+    token: _builtins.str
+    """A secret."""
+    def __init__(
+        self,
+        *,
+        node_key: _builtins.str = ...,
+        item_path: _builtins.str = ...,
+        token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["item_path", b"item_path", "node_key", b"node_key", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeToken: _TypeAlias = ResumeToken  # noqa: Y015
 
 @_typing.final
 class NodeExecution(_message.Message):
