@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Any
 
-from services.kit.cel.compiler import Compiler
+from services.kit.cel.compiler import FIELDS, Compiler
 from services.kit.cel.errors import ExpressionError, Failure, Refusal, excerpt, sentence_of
 from services.kit.cel.evaluation import MAX_WORK, Frame, Run
 from services.kit.cel.parser import MAX_SOURCE_LENGTH, parse
@@ -26,6 +26,7 @@ from services.kit.cel.results import MAX_RESULT_BYTES, MAX_RESULT_VALUES, Allowa
 
 __all__ = [
     "CONTEXT_NAMES",
+    "FIELDS",
     "MAX_RESULT_BYTES",
     "MAX_RESULT_VALUES",
     "MAX_SOURCE_LENGTH",
@@ -54,18 +55,26 @@ class References:
     """Keys of nodes read as `nodes.key` or `nodes["key"]`, also within `has`."""
     all_nodes: bool = False
     """`nodes` is used in a way that does not name one node: `nodes[input.x]`, `size(nodes)`."""
+    fields: frozenset[str] = frozenset()
+    """Of the names in FIELDS: `run.vars`, or `run` where it is used in a way that does not name one field."""
+
+    def reads(self, name: str, field: str) -> bool:
+        """Whether a field of a name in FIELDS is read."""
+        return f"{name}.{field}" in self.fields or name in self.fields
 
     @classmethod
     def union(cls, found: Iterable["References"]) -> "References":
         """What all of them read, in time linear in their sizes."""
         names: set[str] = set()
         nodes: set[str] = set()
+        fields: set[str] = set()
         all_nodes = False
         for one in found:
             names |= one.names
             nodes |= one.nodes
+            fields |= one.fields
             all_nodes = all_nodes or one.all_nodes
-        return cls(frozenset(names), frozenset(nodes), all_nodes)
+        return cls(frozenset(names), frozenset(nodes), all_nodes, frozenset(fields))
 
 
 class Expression:
@@ -164,7 +173,9 @@ def compile_expression(source: str, *, names: frozenset[str] = CONTEXT_NAMES) ->
             run, weight = compiler.compile(parse(source))
         except RecursionError:  # The bounds on nesting leave room for a caller 600 calls deep.
             raise ExpressionError("EXPRESSION_TOO_COMPLEX", "The expression nests too deep.") from None
-        references = References(frozenset(compiler.names), frozenset(compiler.nodes), compiler.all_nodes)
+        references = References(
+            frozenset(compiler.names), frozenset(compiler.nodes), compiler.all_nodes, frozenset(compiler.fields)
+        )
         expression = Expression(source, references, run, compiler.slots, weight)
         _cache.put(key, expression)
     return expression

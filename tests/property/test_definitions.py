@@ -198,6 +198,8 @@ PIECES = st.sampled_from(
         "nodes",
         "input",
         "item",
+        "run",
+        "vars",
         ".",
         "a",
         "in",

@@ -11,6 +11,7 @@ the rows of its scopes, so a container is restored by opening and closing them a
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 import orjson
@@ -19,7 +20,7 @@ from services.executor.engine.inline import truth
 from services.executor.engine.outcomes import CONFIG_ERRORS, Done, config_failure
 from services.executor.engine.state import Failure, Linked, NodeState, RunState, Scope
 from services.executor.engine.variables import variables_for
-from services.kit.expressions import ExpressionError, References
+from services.kit.expressions import ExpressionError
 
 MAX_ITEMS = 10_000
 """Items of one map, and iterations of one loop."""
@@ -202,7 +203,7 @@ class LoopContainer:
     def _is_enough(self, state: RunState, number: int) -> bool | Failure:
         (source,) = self._node.spec.expressions
         references = self._node.spec.references
-        wanted = References(references.names - {"state", "index"}, references.nodes, references.all_nodes)
+        wanted = replace(references, names=references.names - {"state", "index"})
         try:
             variables = variables_for(state, self._node.scope, wanted)
             variables |= {"state": orjson.loads(self._carried), "index": number}

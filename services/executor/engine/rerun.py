@@ -126,7 +126,7 @@ class _Judge:
             return False
         if self._again.input_changed and "input" in node.references.names:
             return False
-        if self._again.vars_changed and "run" in node.references.names:
+        if self._again.vars_changed and node.references.reads("run", "vars"):
             return False
         before = old.nodes[old.index[node.key]]
         return before.type == node.type and _own_config(before) == _own_config(node)

@@ -67,10 +67,13 @@ def _variables(
             "id": state.run_text,
             "workflow_id": state.workflow_id,
             "version": state.version_number,
-            "vars": content(state.vars.run),
         }
+        if references.reads("run", "vars"):
+            found["run"]["vars"] = content(state.vars.run)
     if "project" in names:
-        found["project"] = {"id": state.project_id, "vars": content(state.vars.project)}
+        found["project"] = {"id": state.project_id}
+        if references.reads("project", "vars"):
+            found["project"]["vars"] = content(state.vars.project)
     for name in ("item", "index", "state"):
         if name in names:
             _add_inner(found, scope, name)

@@ -21,6 +21,9 @@ from services.kit.cel.values import TYPES, negate, not_boolean
 MAX_DEPTH = 64
 """Levels of the tree: what evaluation recurses over."""
 
+FIELDS = {"run": frozenset({"id", "workflow_id", "version", "vars"}), "project": frozenset({"id", "vars"})}
+"""Fields of the free names whose fields are always the same."""
+
 _SPECIAL = frozenset({"has", "default", "matches"})
 CALLABLE = frozenset(FUNCTIONS) | _SPECIAL | frozenset(MACROS)
 
@@ -33,10 +36,11 @@ class Compiled(NamedTuple):
 
 
 class Compiler:
-    """Compiles one expression. Afterwards `names`, `nodes`, `all_nodes` and `slots` describe it."""
+    """Compiles one expression. Afterwards `names`, `fields`, `nodes`, `all_nodes` and `slots` describe it."""
 
     def __init__(self, source: str, known: frozenset[str]) -> None:
         self.names: set[str] = set()
+        self.fields: set[str] = set()
         self.nodes: set[str] = set()
         self.all_nodes = False
         self.slots = 0
@@ -103,6 +107,8 @@ class Compiler:
                 self.nodes.add(keys[0])
             else:
                 self.all_nodes = True
+        elif name.name in FIELDS:
+            self.fields.add(f"{name.name}.{keys[0]}" if keys and isinstance(keys[0], str) else name.name)
 
     def _call(self, node: syntax.Call) -> Compiled:
         arguments = node.arguments if node.target is None else [node.target, *node.arguments]

@@ -1,6 +1,7 @@
 """Definitions as JSON: the REST form, which is also how drafts, versions and bodies are kept; and the content hash."""
 
 import hashlib
+import re
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, TypeVar
@@ -32,6 +33,8 @@ _JOIN = {item.value: item for item in Join}
 _DELIVERY = {item.value: item for item in Delivery}
 ChoiceT = TypeVar("ChoiceT", bound=StrEnum)
 
+_BEFORE_LIMITS = re.compile(r'"timeout_seconds":[^,{}\[\]"]*\}$')
+
 _DEFINITION_FIELDS = frozenset({"nodes", "edges", "timeout_seconds", "limits"})
 _LIMITS_FIELDS = frozenset({"max_running_runs", "concurrency"})
 _CONCURRENCY_FIELDS = frozenset({"key", "max"})
@@ -58,6 +61,12 @@ def load_definition(text: str | bytes) -> Definition:
         # Absent from what was stored before there were any.
         limits=_stored_limits(value.get("limits")),
     )
+
+
+def has_all_fields(text: str) -> bool:
+    """Whether `dump_definition` made the text when there were all fields that there are now."""
+    # The newest field is the last of the text; whatever wrote it wrote the others.
+    return _BEFORE_LIMITS.search(text, len(text) - 64) is None
 
 
 def _stored_limits(value: dict[str, Any] | None) -> RunLimits | None:

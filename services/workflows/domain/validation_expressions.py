@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from services.kit.errors import Violation
-from services.kit.expressions import CONTEXT_NAMES, ExpressionError, References, compile_expression
+from services.kit.expressions import CONTEXT_NAMES, FIELDS, ExpressionError, References, compile_expression
 from services.kit.templates import TemplateErrors, compile_template, contains_template
 from services.workflows.domain.catalogue import ExpressionField, NodeType
 from services.workflows.domain.definition import Node
-from services.workflows.domain.text import json_path
+from services.workflows.domain.text import excerpt, json_path
 
 EVERYWHERE = frozenset({"input", "nodes", "run", "project"})
 """Names that every expression may use."""
@@ -128,6 +128,7 @@ def references_of_paths(text: str) -> References | None:
     """What a template reads if all its expressions are plain paths from known names; else None."""
     names: set[str] = set()
     nodes: set[str] = set()
+    fields: set[str] = set()
     all_nodes = False
     end = 0
     for match in _PATH.finditer(text):
@@ -144,9 +145,12 @@ def references_of_paths(text: str) -> References | None:
                 nodes.add(first.group(1))
             else:
                 all_nodes = True
+        elif name in FIELDS:
+            first = _FIRST_FIELD.match(path)
+            fields.add(name + first.group() if first else name)
     if "{{" in text[end:]:
         return None
-    return References(frozenset(names), frozenset(nodes), all_nodes)
+    return References(frozenset(names), frozenset(nodes), all_nodes, frozenset(fields))
 
 
 def _note(references: References, place: Place, allowed: frozenset[str], found: NodeExpressions) -> None:
@@ -155,6 +159,12 @@ def _note(references: References, place: Place, allowed: frozenset[str], found: 
         for name in sorted(references.names - allowed):
             usual = ", ".join(f"`{known}`" for known in sorted(allowed))
             message = _INSIDE_BODIES.get(name) or f"There is no `{name}` here; there are {usual}."
+            found.problems.append(Violation("EXPRESSION_UNKNOWN_NAME", message, place.path()))
+    for field_read in sorted(references.fields):
+        name, _, last = field_read.partition(".")
+        if last and last not in FIELDS[name]:
+            usual = ", ".join(f"`{name}.{known}`" for known in sorted(FIELDS[name]))
+            message = f"There is no `{excerpt(field_read, 64)}`; there are {usual}."
             found.problems.append(Violation("EXPRESSION_UNKNOWN_NAME", message, place.path()))
     for key in sorted(references.nodes):
         found.reads.append(Read(key, place))

@@ -1,13 +1,14 @@
 """Use cases over workflows and their drafts as a whole."""
 
 import unicodedata
+from dataclasses import replace
 from uuid import UUID
 
 from services.kit.errors import InvalidArgumentError, Violation
 from services.kit.ids import id_for_create, new_id, request_hash, require_same_request
 from services.workflows.domain.checks import Checks, off_loop, require_revision
 from services.workflows.domain.definition import Definition
-from services.workflows.domain.definition_json import dump_definition, load_definition
+from services.workflows.domain.definition_json import dump_definition, has_all_fields, load_definition
 from services.workflows.domain.drafts import require_storable, with_ids
 from services.workflows.domain.model import Checked, Draft, Workflow
 from services.workflows.domain.store import ListPlace, NewWorkflow, WorkflowStore
@@ -65,7 +66,12 @@ class Workflows:
 
     async def get_text(self, project_id: UUID, workflow_id: UUID) -> Draft:
         """A workflow with its draft as it is stored: JSON in the REST form. Raises WorkflowNotFoundError."""
-        return await self._store.get_draft(project_id, workflow_id)
+        draft = await self._store.get_draft(project_id, workflow_id)
+        if has_all_fields(draft.text):
+            return draft
+        definition = await _load(draft)
+        text = (await off_loop(len(draft.text), dump_definition, definition)).decode()
+        return replace(draft, text=text)
 
     async def list_page(self, project_id: UUID, *, name: str, after: ListPlace | None, limit: int) -> list[Workflow]:
         """Newest first, after a place. `name` picks one exactly; empty = all."""

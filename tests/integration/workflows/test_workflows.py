@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from uuid import uuid4
+from uuid import UUID, uuid4
 
+import asyncpg
+import orjson
 import pytest
 from google.protobuf import duration_pb2
 from headrace.common.v1 import issue_pb2, retry_pb2, value_pb2
@@ -227,3 +229,18 @@ async def test_an_id_that_names_nothing_is_not_found(client: Client, workflow_id
     with pytest.raises(NotFoundError) as caught:
         await client.GetWorkflow(workflow_id)
     assert caught.value.reason == "WORKFLOW_NOT_FOUND"
+
+
+async def test_a_draft_from_before_a_field_was_there_has_it_when_it_is_read(client: Client, database_url: str) -> None:
+    made = (await client.CreateWorkflow(name="old", definition=sound())).workflow
+    whole = (await client.GetWorkflow(made, definition_as_json=True)).workflow.definition_json.utf8
+    old = orjson.loads(whole)
+    assert old.pop("limits") is None
+    assert {node.pop("delivery") for node in old["nodes"]} == {"at_least_once"}
+    connection = await asyncpg.connect(database_url)
+    statement = "UPDATE workflows.workflows SET draft = $1 WHERE id = $2"
+    await connection.execute(statement, orjson.dumps(old).decode(), UUID(made.id))
+    await connection.close()
+
+    assert (await client.GetWorkflow(made, definition_as_json=True)).workflow.definition_json.utf8 == whole
+    assert (await client.GetWorkflow(made)).workflow.definition == made.definition

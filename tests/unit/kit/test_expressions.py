@@ -283,6 +283,22 @@ def test_references(source: str, names: set[str], nodes: set[str], all_nodes: bo
     assert compile_expression(source).references == References(frozenset(names), frozenset(nodes), all_nodes)
 
 
+@pytest.mark.parametrize(
+    ("source", "fields"),
+    [
+        ("run.vars.mode == project.vars['region']", {"run.vars", "project.vars"}),
+        ("has(run.vars.a) && has(run.id)", {"run.vars", "run.id"}),
+        ("run[input.x]", {"run"}),
+        ("toJson(project)", {"project"}),
+        ("input.vars", set()),
+    ],
+)
+def test_fields_that_are_read_of_the_run_and_the_project(source: str, fields: set[str]) -> None:
+    found = compile_expression(source).references
+    assert found.fields == fields
+    assert found.reads("run", "vars") == bool(fields & {"run", "run.vars"})
+
+
 def test_only_names_that_are_read_are_looked_up() -> None:
     class Recording(dict[str, Any]):
         def __getitem__(self, name: str) -> Any:

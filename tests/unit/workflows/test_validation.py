@@ -181,6 +181,8 @@ def test_a_node_may_make_its_own_ports() -> None:
         ("{{ inputs.x }}", "EXPRESSION_UNKNOWN_NAME"),
         ("{{ frobnicate(1) }}", "EXPRESSION_UNKNOWN_NAME"),
         ("{{ item.x }}", "EXPRESSION_UNKNOWN_NAME"),
+        ("{{ run.var.mode }}", "EXPRESSION_UNKNOWN_NAME"),
+        ("{{ default(project.variables.mode, 1) }}", "EXPRESSION_UNKNOWN_NAME"),
         ("{{ input[index + 1] }}", "EXPRESSION_UNKNOWN_NAME"),
         ("{{ nodes.missing.output }}", "UNKNOWN_NODE_REFERENCE"),
         ("{{ nodes['missing'].output }}", "UNKNOWN_NODE_REFERENCE"),
@@ -191,6 +193,13 @@ def test_a_node_may_make_its_own_ports() -> None:
 def test_an_expression_that_cannot_work_is_told_where_it_stands(value: str, code: str) -> None:
     issue = only(one({"values": {"ok": "{{ input.x }}", "deep": [{"x y": value}]}}, "transform"))
     assert (issue.code, issue.path, issue.node_key) == (code, 'nodes[0].config.values.deep[0]["x y"]', "n")
+
+
+def test_any_variable_of_the_run_and_the_project_may_be_read() -> None:
+    text = "{{ run.vars.mode }} {{ project.vars['a-b'] }} {{ run.id }} {{ project.vars }}"
+    assert issues(one({"values": {"a": text}}, "transform")) == []
+    issue = only(one({"values": {"a": "{{ run.var.mode }}"}}, "transform"))
+    assert issue.message == "There is no `run.var`; there are `run.id`, `run.vars`, `run.version`, `run.workflow_id`."
 
 
 def test_a_misspelt_node_is_told_with_what_was_probably_meant() -> None:
