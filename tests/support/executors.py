@@ -26,6 +26,7 @@ from services.executor.domain.variables import ProjectVariables
 from services.executor.domain.versions import Versions
 from services.executor.domain.watchers import Watchers
 from services.executor.engine import decide
+from services.executor.engine.run_variables import NO_VARIABLES, RunVariables
 from services.executor.engine.state import RunState, Usage
 from services.executor.handlers.registry import catalogue
 from services.executor.storage.dispatching import PostgresReadyStore
@@ -78,10 +79,13 @@ class Executor:
         *,
         project_id: UUID = PROJECT,
         priority: int = 0,
+        variables: RunVariables = NO_VARIABLES,
     ) -> None:
         """Start a run of a stored version."""
         version = await self.versions.get(version_id)
-        await self.submit_start(run_id, version, run_input, project_id=project_id, priority=priority)
+        await self.submit_start(
+            run_id, version, run_input, project_id=project_id, priority=priority, variables=variables
+        )
 
     def submit_start(
         self,
@@ -91,11 +95,14 @@ class Executor:
         *,
         project_id: UUID = PROJECT,
         priority: int = 0,
+        variables: RunVariables = NO_VARIABLES,
     ) -> asyncio.Future[None]:
         """Queue the start of a run."""
 
         def make() -> RunState:
-            return a_state(run_id, version, run_input, project_id=project_id, priority=priority)
+            state = a_state(run_id, version, run_input, project_id=project_id, priority=priority)
+            state.vars = variables
+            return state
 
         key = concurrency_key(version.graph.limits, orjson.dumps(run_input))
         new = NewRun("w", request_hash=None, started_by=None, timeout_seconds=3600, concurrency_key=key)

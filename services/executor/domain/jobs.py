@@ -162,7 +162,7 @@ class Jobs:
             node = state.find(ref.item_path, ref.node_key)
             if node is None or state.is_terminal:
                 return Verdict.STALE
-            refusal = advance.exhausted(state, node) or _size(node)[1]
+            refusal = advance.exhausted(state, node) or _size(state, node)[1]
             if refusal is not None:
                 decide.refuse(state, node, refusal)
                 return Verdict.STALE
@@ -307,7 +307,7 @@ def _claim_successors(
             continue  # the scope that it was in has failed in the same transition
         kind = node.spec.kind
         if len(taken) < free_slots and kind is not None and kind.queue in queues:
-            size, refusal = _size(node)
+            size, refusal = _size(state, node)
             if refusal is None and advance.exhausted(state, node) is None and size <= free_bytes:
                 free_bytes -= size
                 decide.claim(state, node, node.epoch, worker=worker_id, claim_id=claim_id)
@@ -318,7 +318,7 @@ def _claim_successors(
     return taken
 
 
-def _size(node: NodeState) -> tuple[int, Failure | None]:
+def _size(state: RunState, node: NodeState) -> tuple[int, Failure | None]:
     """Bytes of a node execution's job, about; and why it cannot be one, if it cannot."""
     spec, scope = node.spec, node.scope
     try:
@@ -328,10 +328,12 @@ def _size(node: NodeState) -> tuple[int, Failure | None]:
     size = len(spec.config) + (len(scope.input_json()) if "input" in references.names else 0)
     if "nodes" in references.names:
         size += sum(len(other.output or b"") for other in referenced_nodes(scope, references))
+    size += len(state.vars.run.text) if references.reads("run", "vars") else 0
+    size += len(state.vars.project.text) if references.reads("project", "vars") else 0
     if size <= MAX_JOB_BYTES:
         return size, None
     message = (
-        f"Node {spec.key!r} reads {size} bytes of the run's input and of other nodes' outputs; the limit is "
+        f"Node {spec.key!r} reads {size} bytes of input, variables and other nodes' outputs; the limit is "
         f"{MAX_JOB_BYTES}. Store large data and pass its address, or read fewer outputs."
     )
     return size, Failure("JOB_TOO_LARGE", message, spec.key)

@@ -26,6 +26,8 @@ DAY = timedelta(days=1)
 LARGE = "x" * (MAX_INLINE_BYTES + 1)
 NEW = NewRun(workflow_name="w", request_hash=None, started_by=None, timeout_seconds=60)
 
+QUESTIONS = (("closed", {"approvers": ["admin"]}), ("open", {}))
+
 
 @pytest.fixture
 async def url(database: Callable[[str], Awaitable[str]]) -> str:
@@ -109,6 +111,22 @@ async def test_a_large_value_is_read_back_wherever_it_is_read_and_rows_stay_smal
     assert await payloads(pool) == 3
     sizes = await pool.fetch("SELECT length(output) FROM executor.node_executions")
     assert {row[0] for row in sizes} == {33}
+
+
+async def test_a_large_question_that_waits_is_listed_with_what_answers_it(executors: tuple[Executor, Executor]) -> None:
+    one, _ = executors
+    run_id = new_id()
+    form = {"description": LARGE}
+    asked = [
+        {"key": key, "type": "approval", "config": {"title": "?", "form": form, **more}} for key, more in QUESTIONS
+    ]
+    await one.start(run_id, await a_version(one, *asked, parallel=True))
+
+    nodes = await one.store.list_node_executions(PROJECT, run_id, limit=9, after=None)
+    waits = await one.store.list_open_waits(PROJECT, run_id, limit=9)
+    assert [node.node_key for _, node in nodes if node.wait_epoch is not None] == ["open"]
+    assert [(wait.ref, wait.epoch) for wait in waits] == [(NodeRef(run_id, "open"), 1)]
+    assert await one.store.list_open_waits(uuid4(), run_id, limit=9) == []
 
 
 async def test_equal_values_of_many_runs_are_stored_once_in_a_project_and_never_shared_with_another(
