@@ -181,7 +181,7 @@ class SimulatedReadyStore:
         """See ReadyStore."""
         return await self._send("census", lambda: self._database.census(executor_id))
 
-    async def revisions(self) -> dict[UUID, int]:
+    async def revisions(self) -> dict[str, int]:
         """See VariableStore: no project has any."""
         return await self._send("revisions", dict)
 

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
-from uuid import UUID
 
 import structlog
 
@@ -50,7 +49,7 @@ class Census:
     """Of living workers that take work, by queue."""
     limits: Mapping[str, ProjectLimits]
     """Of projects that have any."""
-    variables: Mapping[UUID, int] = field(default_factory=dict)
+    variables: Mapping[str, int] = field(default_factory=dict)
     """Revisions of variables, of projects that ever had any."""
 
 

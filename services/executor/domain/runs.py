@@ -382,6 +382,7 @@ def _view(state: RunState, new: NewRun) -> RunView:
         sequence=state.sequence,
         request_hash=new.request_hash,
         rerun_of=new.rerun_of,
+        vars=None if state.vars.run is NONE else state.vars.run.text,
     )
 
 

@@ -73,8 +73,8 @@ def _invalid(problems: list[Violation]) -> InvalidVariablesError:
 class VariableStore(Protocol):
     """What is stored of projects' variables."""
 
-    async def revisions(self) -> Mapping[UUID, int]:
-        """Revisions of the variables of projects that ever had any."""
+    async def revisions(self) -> Mapping[str, int]:
+        """Revisions by project, of those that ever had variables."""
         ...
 
     async def get_variables(self, project_id: UUID) -> tuple[int, bytes]:
@@ -99,7 +99,7 @@ class ProjectVariables:
         self._store = store
         self._clock = clock
         self._stale_at = -math.inf
-        self._revisions: dict[UUID, int] = {}
+        self._revisions: dict[str, int] = {}
         self._known: OrderedDict[UUID, _Known] = OrderedDict()
         self._known_bytes = 0
         self._reading = asyncio.Lock()
@@ -116,11 +116,11 @@ class ProjectVariables:
         """
         text = read_variables(data, "variables")
         revision = await self._store.set_variables(project_id, text)
-        self._revisions[project_id] = revision
+        self._revisions[str(project_id)] = revision
         self._remember(project_id, _Known(revision, _json(text)))
         return text
 
-    def configure(self, revisions: Mapping[UUID, int]) -> None:
+    def configure(self, revisions: Mapping[str, int]) -> None:
         """Take over what the census has found: revisions by project. Projects are never taken out again."""
         self._revisions.update(revisions)
         self._stale_at = self._clock() + _STALE_SECONDS
@@ -129,7 +129,7 @@ class ProjectVariables:
         """What a run that is accepted now is to see as long as it lives."""
         if self._clock() > self._stale_at:
             await self._catch_up()
-        revision = self._revisions.get(project_id)
+        revision = self._revisions.get(str(project_id))
         if revision is None:
             return NONE
         return (self._current(project_id, revision) or await self._read(project_id, revision)).json

@@ -11,7 +11,7 @@ from services.executor.domain.model import NodeRef
 from services.executor.domain.refill import Census, FoundReady
 from services.executor.storage.connections import UNFLUSHED, connection_of
 from services.executor.storage.limits import load_limits
-from services.executor.storage.variables import load_revisions
+from services.executor.storage.variables import REVISIONS
 from services.kit.pool import Pool
 
 EXECUTOR_LEASE_SECONDS = 5.0
@@ -63,7 +63,8 @@ WITH {UNFLUSHED}, noted AS (
 )
 SELECT
     (SELECT count(*) + 1 FROM executor.executors WHERE lease_until > now() AND id <> $1) AS executors,
-    (SELECT coalesce(json_object_agg(queue, slots), '{{}}') FROM living) AS slots
+    (SELECT coalesce(json_object_agg(queue, slots), '{{}}') FROM living) AS slots,
+    ({REVISIONS}) AS variables
 """  # noqa: S608 - a constant
 
 
@@ -124,10 +125,9 @@ class PostgresReadyStore:
     async def census(self, executor_id: str) -> Census:
         """See ReadyStore."""
         async with connection_of(self._pool) as connection:
-            ((executors, slots),) = await connection.fetch(_CENSUS, executor_id, EXECUTOR_LEASE_SECONDS)
+            (row,) = await connection.fetch(_CENSUS, executor_id, EXECUTOR_LEASE_SECONDS)
             limits = await load_limits(connection)
-            variables = await load_revisions(connection)
-        return Census(executors, orjson.loads(slots), limits, variables)
+        return Census(row["executors"], orjson.loads(row["slots"]), limits, orjson.loads(row["variables"]))
 
     async def load_of(self, project_id: str, *, runs: int, nodes: int) -> Load:
         """See LoadStore."""

@@ -2,11 +2,13 @@
 
 from uuid import UUID
 
+import orjson
+
 from services.executor.storage.connections import connection_of
-from services.executor.storage.payloads import Connection
 from services.kit.pool import Pool
 
-_REVISIONS = "SELECT project_id, revision FROM executor.project_variables"
+REVISIONS = "SELECT coalesce(json_object_agg(project_id, revision), '{}') FROM executor.project_variables"
+"""Revisions by project, as one JSON object: projects that ever had variables."""
 _GET = "SELECT revision, variables FROM executor.project_variables WHERE project_id = $1"
 _SET = """
 INSERT INTO executor.project_variables AS v (project_id, variables) VALUES ($1, $2)
@@ -15,21 +17,17 @@ RETURNING revision
 """
 
 
-async def load_revisions(connection: Connection) -> dict[UUID, int]:
-    """Revisions of the variables of projects that ever had any."""
-    return {row[0]: row[1] for row in await connection.fetch(_REVISIONS)}
-
-
 class PostgresVariableStore:
     """VariableStore on one pool."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    async def revisions(self) -> dict[UUID, int]:
+    async def revisions(self) -> dict[str, int]:
         """See VariableStore."""
         async with connection_of(self._pool) as connection:
-            return await load_revisions(connection)
+            found: dict[str, int] = orjson.loads(await connection.fetchval(REVISIONS))
+        return found
 
     async def get_variables(self, project_id: UUID) -> tuple[int, bytes]:
         """See VariableStore."""

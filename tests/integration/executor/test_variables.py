@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from uuid import UUID, uuid4
 
 import orjson
@@ -39,7 +39,7 @@ class CountingStore(PostgresVariableStore):
 
     asked = 0
 
-    async def revisions(self) -> Mapping[UUID, int]:
+    async def revisions(self) -> dict[str, int]:
         self.asked += 1
         return await super().revisions()
 
