@@ -124,6 +124,14 @@ node_executions = Table(
     _time("started_at"),
     _time("finished_at"),
     PrimaryKeyConstraint("run_id", "node_key", "item_path"),
+    # Whom people and events answer: nothing else is written to it.
+    Index(
+        "node_executions_waits_idx",
+        "run_id",
+        "node_key",
+        "item_path",
+        postgresql_where=text("status = 4 AND type IN ('approval', 'wait_for_event')"),
+    ),
     Index("node_executions_open_idx", "status", "due_at", postgresql_where=text("status IN (3, 4)")),
     # What is ready, in the order in which its project wants it: the backlog is read from here.
     Index(

@@ -1,4 +1,4 @@
-"""Variables of projects, and of runs those of both kinds that they were accepted with."""
+"""Variables of projects, and of runs those of both kinds that they were accepted with; an index of waits by run."""
 
 from alembic import op
 
@@ -7,7 +7,7 @@ down_revision = "0008"
 
 
 def upgrade() -> None:
-    """Make the table and the columns; `services/executor/storage/tables.py` says what they mean."""
+    """Make the table, the columns and the index; `services/executor/storage/tables.py` says what they mean."""
     for statement in _STATEMENTS:
         op.execute(statement)
 
@@ -21,4 +21,8 @@ _STATEMENTS = (
     )
     """,
     "ALTER TABLE executor.runs ADD COLUMN vars bytea, ADD COLUMN project_vars bytea",
+    """
+    CREATE INDEX node_executions_waits_idx ON executor.node_executions (run_id, node_key, item_path)
+    WHERE status = 4 AND type IN ('approval', 'wait_for_event')
+    """,
 )
