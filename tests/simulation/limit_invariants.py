@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from services.executor.transport import streams
 from tests.simulation.database import READY, RUNNING, Change, Row
-from tests.simulation.network import ACK_WAIT
 from tests.simulation.trace import Violation
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ HANDED_OUT_SECONDS = 30.0
 """Within which, once faults are over, a worker that is idle gets what is ready and may run."""
 TURN_SECONDS = 6.0
 """Within which, once faults are over, a run begins that nothing is in the way of."""
-_AFTERMATH_SECONDS = ACK_WAIT + 3.0
+_AFTERMATH_SECONDS = streams.ACK_WAIT_SECONDS + 6.0
 """A wake-up that a worker has taken with it to its death comes again, or is missed, within so long."""
 _PENDING, _ENDED = 1, 4
 _KEYS = ("=0", "=1")

@@ -130,13 +130,6 @@ MUTANTS = (
     Mutant("unused places are kept", refill.Refill, "take_census", "await self._limits.free_unused()", "pass"),
     Mutant("runs move before the census", programs.Executor, "serve", "await self._refill.take_census()", "pass"),
     Mutant("turns are not counted", turn_store.PostgresTurnStore, "give_turns", "if all(", "if True or all("),
-    Mutant(
-        "turns are counted without a lock",
-        turn_store.PostgresTurnStore,
-        "give_turns",
-        "await connection.execute(_LOCK)",
-        "pass",
-    ),
     Mutant("a turn not used is forgotten", turns.Turns, "_run", "timeout(self._interval)", "timeout(None)"),
     Mutant("a run begins without its turn", decide, "hold", 'state.emit("run.pending")', "start(state)"),
     Mutant("a run begins twice", decide, "begin", "state.status is not RunStatus.PENDING", "False"),
