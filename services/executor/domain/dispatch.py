@@ -340,7 +340,7 @@ class Dispatcher:
         if limits is None or not limits.needs_places:
             self._publish(window, ready, None)
         else:
-            self._note(window, ready, now)
+            self._note(window, ready, None)
         return ready
 
     def _publish(self, window: Window, ready: Ready, placed_at: float | None) -> None:
@@ -364,6 +364,7 @@ class Dispatcher:
 
     async def _take_places(self, window: Window, project_id: str, wanted: list[Ready]) -> None:
         """Publish those that get a place; the others wait until something of the project has ended."""
+        asked_at = self._clock()
         try:
             granted, refused = await self._places.take(project_id, wanted)
         except Exception as error:  # noqa: BLE001 - they are ready in PostgreSQL: the refill brings them again
@@ -373,6 +374,8 @@ class Dispatcher:
             del self._taking[project_id]
         for ready in wanted:
             if ready.ref in granted:
+                if (sent := self._sent.get(ready.ref)) is not None:
+                    sent.placed_at = asked_at  # not before: a claim may come while the place is asked for
                 self._publisher.publish(ready.ref, ready.epoch, ready.queue, traceparent=ready.traceparent)
             else:
                 self._forget(ready.ref)
