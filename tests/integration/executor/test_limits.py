@@ -24,6 +24,7 @@ from services.executor.engine.state import RunStatus
 from services.executor.handlers.base import Context
 from services.executor.transport import streams
 from services.kit.errors import ResourceExhaustedError
+from services.kit.ids import new_id
 from tests.support.executors import a_version
 from tests.support.fields import Field, field
 from tests.support.servers import own_nats
@@ -71,6 +72,10 @@ async def wide(made: Field, nodes: int, limits: definition_pb2.RunLimits | None 
 
 async def all_ended(made: Field) -> bool:
     return await made.open_runs() == 0
+
+
+async def has_place(made: Field) -> bool:
+    return bool(await made.pool.fetchval("SELECT count(*) FROM executor.places"))
 
 
 async def set_limits(made: Field, project: UUID, limits: ProjectLimits) -> None:
@@ -212,6 +217,34 @@ async def test_a_claim_that_is_granted_while_its_repetition_asks_for_a_place_is_
     answer = await second.jobs.claim("worker", [(ref, 0)], "claim")
     assert [job.ref for job in answer.jobs] == [ref]
     assert not answer.retry
+
+
+async def test_a_claim_that_comes_while_its_place_is_asked_for_has_none_yet(
+    two: Field, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = uuid4()
+    await set_limits(two, project, ProjectLimits(max_running_nodes=1))
+    version_id = await wide(two, 1)
+    await two.start_runs(1, version_id, project)
+    await await_until(partial(has_place, two))
+    executor, answered = two.executors[0], asyncio.Event()
+    asked: asyncio.Queue[NodeRef] = asyncio.Queue()
+    take = executor.limits.take
+
+    async def take_late(project_id: str, wanted: Sequence[Ready]) -> tuple[set[NodeRef], list[Ready]]:
+        if asked.empty():
+            asked.put_nowait(wanted[0].ref)
+            await answered.wait()
+        return await take(project_id, wanted)
+
+    run_id = new_id()
+    monkeypatch.setattr(executor.limits, "take", take_late)
+    await executor.start(run_id, version_id, project_id=project)
+    ref = NodeRef(run_id, "n0", "")
+    await await_until(lambda: not asked.empty())
+    answer = await executor.jobs.claim("worker", [(ref, 0)], "claim")
+    answered.set()
+    assert not answer.jobs, "the only place is another's"
 
 
 async def test_a_project_over_its_limits_is_told_to_come_again_and_then_may(two: Field) -> None:
