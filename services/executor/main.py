@@ -30,6 +30,7 @@ from services.executor.engine.graph import NodeKind
 from services.executor.engine.state import Limits
 from services.executor.handlers.registry import catalogue
 from services.executor.limits_command import limits_command
+from services.executor.queues import alone
 from services.executor.settings import PeerSettings, Settings
 from services.executor.storage.dispatching import PostgresReadyStore
 from services.executor.storage.housekeeping import PostgresHousekeepingStore
@@ -116,7 +117,7 @@ async def serve(stack: AsyncExitStack) -> None:
     add_table_service(server.server, PostgresProjectTableStore(engine))
     await server.start()
 
-    queues = sorted(set(_of_workers(kinds).values()))
+    queues = sorted({name for queue in _of_workers(kinds).values() for name in (queue, alone(queue))})
     keeper = StreamKeeper(store, dispatcher, queues)
     url = peers.nats_url.get_secret_value()
     client = await nats.connect(url, name="headrace-executor", on_reconnect=keeper.reconnected)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from datetime import datetime
 
@@ -11,12 +12,12 @@ from tests.support.stack import LocalStack
 from tests.support.waiting import await_until
 
 
-def replica_of(stack: LocalStack, worker_id: str) -> int:
-    """Which of the two worker processes goes by that id now."""
+def process_of(stack: LocalStack, worker_id: str) -> tuple[int, int]:
+    """In the log of which of the two workers that one named itself, and its process."""
     for replica in (0, 1):
-        lines = [line for line in stack.log("worker", replica).splitlines() if '"worker_ready"' in line]
-        if lines and json.loads(lines[-1])["worker_id"] == worker_id:
-            return replica
+        for line in stack.log("worker", replica).splitlines():
+            if '"worker_starting"' in line and (told := json.loads(line))["worker_id"] == worker_id:
+                return replica, told["pid"]
     raise LookupError(worker_id)
 
 
@@ -35,8 +36,8 @@ async def test_a_worker_that_is_told_to_stop_hands_its_job_to_another_within_a_s
 ) -> None:
     started = await user.start(await user.workflow(node("slow", "noop", {"seconds": 600}, timeout_seconds=600)))
     first = await holder(user, started["id"])
-    replica = replica_of(stack, first)
-    pid = stack.kill("worker", replica, signal.SIGTERM)
+    replica, pid = process_of(stack, first)
+    assert stack.kill("worker", replica, signal.SIGTERM) == pid
 
     await holder(user, started["id"], after=first)
 
@@ -53,11 +54,13 @@ async def test_a_node_that_kills_its_workers_is_given_up_after_five(user: User, 
     workflow_id = await user.workflow(node("slow", "noop", {"seconds": 600}, timeout_seconds=600))
     started = await user.start(workflow_id)
     worker = ""
-    for _ in range(5):
+    for shared in (True, True, False, False, False):
         worker = await holder(user, started["id"], after=worker)
-        replica = replica_of(stack, worker)
-        pid = stack.kill("worker", replica)
-        await stack.until_back(pid, "worker", replica, within=60)
+        replica, pid = process_of(stack, worker)
+        assert (stack.process("worker", replica)["pid"] == pid) == shared
+        os.kill(pid, signal.SIGKILL)
+        if shared:
+            await stack.until_back(pid, "worker", replica, within=60)
 
     run = await user.ended(started["id"])
 

@@ -23,6 +23,7 @@ from services.executor.domain.turns import Turns
 from services.executor.domain.variables import ProjectVariables
 from services.executor.domain.versions import ResolvedVersion, Versions
 from services.executor.domain.watchers import Watchers
+from services.executor.queues import alone
 from services.executor.storage.limits import PostgresLimitStore
 from services.executor.storage.turns import PostgresTurnStore
 from services.executor.transport.bus import Bus, StreamKeeper
@@ -42,6 +43,8 @@ from tests.simulation.workload import Case
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
+QUEUES = ["default", alone("default")]
+"""One process serves both here: that suspects have one of their own is no part of what is simulated."""
 LEASE_SECONDS, SWEEP_SECONDS, HEARTBEAT_SECONDS = 1.6, 0.25, 0.4
 """The defaults of the product's settings."""
 
@@ -153,7 +156,7 @@ class Executor(Program):
         dispatcher = Dispatcher(bus, limits, clock=clock)
         bus.dispatch_by(dispatcher)
         self._committer = committer = Committer(store, run_states, bus, lanes=2)
-        self._keeper = keeper = StreamKeeper(store, dispatcher, ["default"])
+        self._keeper = keeper = StreamKeeper(store, dispatcher, QUEUES)
         runs = Runs(
             store,
             versions,
@@ -167,7 +170,7 @@ class Executor(Program):
         )
         await bus.start(client)
         await keeper.check(client)
-        settings = RefillSettings(executor_id, ("default",), SWEEP_SECONDS, tight.window_per_slot)
+        settings = RefillSettings(executor_id, tuple(QUEUES), SWEEP_SECONDS, tight.window_per_slot)
         self._refill = Refill(ready, limits, dispatcher, bus, settings, variables=variables, clock=clock)
         await self._refill.take_census()
         committer.start()
@@ -222,7 +225,7 @@ class WorkerProgram(Program):
         self._worker = Worker(
             cast("Any", self.client),
             runner,
-            queues=["default"],
+            queues=QUEUES,
             slots=self.world.rng.choice((1, 2, 8)),
             heartbeat_seconds=HEARTBEAT_SECONDS,
             host="simulated",

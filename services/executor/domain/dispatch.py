@@ -23,6 +23,7 @@ from services.executor.domain.flows import Flow, Ready, RoundRobin
 from services.executor.domain.limits import NO_LIMITS, ProjectLimits
 from services.executor.domain.model import NodeRef
 from services.executor.domain.rates import Rates
+from services.executor.queues import is_alone
 
 log = structlog.get_logger(__name__)
 
@@ -96,7 +97,8 @@ class Dispatcher:
         self._limits: Mapping[str, ProjectLimits] = {}
         self._executors = 1
         self._served: frozenset[str] = frozenset()
-        """Queues that have workers; all, when there is no worker at all."""
+        """Queues that have workers, without those of suspects, whose waiting says nothing of a newcomer's; all, when
+        there is no worker at all."""
         self._rates = Rates()
         self._taking: dict[str, asyncio.Task[None]] = {}
         """Requests for places under way, by project."""
@@ -205,7 +207,8 @@ class Dispatcher:
         """Take over what has changed: windows by queue for all executors together, limits, number of executors."""
         self._executors = max(1, executors)
         self._limits = limits
-        self._served = frozenset(queue for queue, capacity in capacities.items() if capacity) or frozenset(capacities)
+        served = (queue for queue, capacity in capacities.items() if capacity and not is_alone(queue))
+        self._served = frozenset(served) or frozenset(capacities)
         for flow in (flow for window in self._windows.values() for flow in window.waiting):
             flow.weight = limits.get(flow.project_id, NO_LIMITS).weight
         for queue, capacity in capacities.items():

@@ -169,8 +169,7 @@ class Jobs:
             if node.status is NodeStatus.READY and self._dispatcher.needs_place(
                 state.project_id, node.spec.type, place
             ):
-                queue = node.spec.kind.queue if node.spec.kind else ""
-                return Ready(ref, epoch, state.project_id, node.spec.type, queue, state.priority, time.monotonic())
+                return Ready(ref, epoch, state.project_id, node.spec.type, node.queue, state.priority, time.monotonic())
             return decide.claim(state, node, epoch, worker=worker_id, claim_id=claim_id)
 
         def answer(state: RunState, verdict: Verdict | Ready) -> Job | Ready | None:
@@ -305,8 +304,7 @@ def _claim_successors(
     for node in state.ready[before:]:
         if node.status is not NodeStatus.READY:
             continue  # the scope that it was in has failed in the same transition
-        kind = node.spec.kind
-        if len(taken) < free_slots and kind is not None and kind.queue in queues:
+        if len(taken) < free_slots and node.queue in queues:
             size, refusal = _size(state, node)
             if refusal is None and advance.exhausted(state, node) is None and size <= free_bytes:
                 free_bytes -= size

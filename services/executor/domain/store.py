@@ -64,8 +64,6 @@ class Overdue:
     """Runs past their deadline, with their limit in seconds."""
     unsettled: list[UUID]
     """Runs that have more to do than one transition did, and nobody goes on."""
-    alone: frozenset[NodeRef] = frozenset()
-    """Those of `lost` that were their worker's only job."""
 
 
 class RunStore(Protocol):

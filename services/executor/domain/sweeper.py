@@ -100,12 +100,10 @@ class Sweeper:
     async def sweep(self) -> bool:
         """Find and correct one batch of each kind; False when a correction failed."""
         overdue = await self._store.find_overdue(BATCH)
-        alone = overdue.alone
         futures: list[asyncio.Future[None]] = []
         if asyncio.get_running_loop().time() >= self._spare_workers_until:
             futures += [
-                self._correct("lost", ref, partial(_at_epoch, partial(decide.lose_worker, alone=ref in alone), epoch))
-                for ref, epoch in overdue.lost
+                self._correct("lost", ref, partial(_at_epoch, decide.lose_worker, epoch)) for ref, epoch in overdue.lost
             ]
         futures += [
             self._correct("timed_out", ref, partial(_at_epoch, decide.time_out_node, epoch))

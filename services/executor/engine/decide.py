@@ -31,12 +31,20 @@ from services.executor.engine.advance import (
 )
 from services.executor.engine.graph import OUT
 from services.executor.engine.outcomes import Done
-from services.executor.engine.state import Failure, NodeState, NodeStatus, RunState, RunStatus, Usage
+from services.executor.engine.state import (
+    SUSPECT_CLAIMS,
+    Failure,
+    NodeState,
+    NodeStatus,
+    RunState,
+    RunStatus,
+    Usage,
+)
 from services.executor.engine.waits import Answer
 from services.kit.errors import Violation
 
 MAX_CLAIMS = 5
-"""Claims without a result after which a node is parked: it kills its workers."""
+"""Claims without a result after which a node is given up: it kills its workers, the last ones without neighbours."""
 
 
 class Verdict(Enum):
@@ -152,11 +160,8 @@ def release(state: RunState, node: NodeState, epoch: int, *, started: bool = Fal
     return verdict
 
 
-def lose_worker(state: RunState, node: NodeState, epoch: int, *, alone: bool = False) -> Verdict:
-    """Take a job away from a worker whose lease has ended, or give it up when it has cost too many workers.
-
-    `alone`: it is known to have been the worker's only job.
-    """
+def lose_worker(state: RunState, node: NodeState, epoch: int) -> Verdict:
+    """Take a job away from a worker whose lease has ended, or give it up when it has cost too many workers."""
     verdict = _reported(node, epoch)
     if verdict is Verdict.ACCEPTED:
         if node.spec.at_most_once:
@@ -165,23 +170,19 @@ def lose_worker(state: RunState, node: NodeState, epoch: int, *, alone: bool = F
             take_away(state, node)
         else:
             node.epoch += 1
-            fail_for_good(state, node, _worker_lost(node, alone=alone))
+            fail_for_good(state, node, _worker_lost(node))
         settle(state)
     return verdict
 
 
-def _worker_lost(node: NodeState, *, alone: bool) -> Failure:
+def _worker_lost(node: NodeState) -> Failure:
     key = node.spec.key
-    blame = (
-        "It was the last worker's only job, so it is what kills them"
-        if alone
-        else "It kills them, or one of the jobs beside it does: then go again over the run when that one is found"
-    )
     message = (
-        f"Node {key!r} was given to {MAX_CLAIMS} workers and each was gone before it had a result. {blame}. "
+        f"Node {key!r} was given to {MAX_CLAIMS} workers and each was gone before it had a result. The last "
+        f"{MAX_CLAIMS - SUSPECT_CLAIMS} ran nothing else, so it is what kills them. "
         "Look for memory and crashes in the workers' logs."
     )
-    return Failure("WORKER_LOST", message, key, item_path=node.path, details={"alone": alone})
+    return Failure("WORKER_LOST", message, key, item_path=node.path)
 
 
 def time_out_node(state: RunState, node: NodeState, epoch: int) -> Verdict:

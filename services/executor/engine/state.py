@@ -18,6 +18,7 @@ from uuid import UUID
 
 import orjson
 
+from services.executor import queues
 from services.executor.engine.graph import Graph, Node
 from services.executor.engine.run_variables import NO_VARIABLES, RunVariables
 
@@ -49,6 +50,8 @@ class NodeStatus(IntEnum):
     CANCELLED = 8
 
 
+SUSPECT_CLAIMS = 2
+"""Claims without a result after which a node execution is a suspect, and is run alone."""
 RUN_TERMINAL = frozenset({RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.CANCELLED})
 NODE_TERMINAL = frozenset({NodeStatus.SUCCEEDED, NodeStatus.FAILED, NodeStatus.SKIPPED, NodeStatus.CANCELLED})
 
@@ -160,6 +163,14 @@ class NodeState(NodeRow):
     def is_inline(self) -> bool:
         """Evaluated by the engine, not by workers."""
         return self.spec.kind is not None and self.spec.kind.inline
+
+    @property
+    def queue(self) -> str:
+        """Where it waits for a worker when it is ready; empty for what workers do not run."""
+        kind = self.spec.kind
+        if kind is None or kind.inline:
+            return ""
+        return queues.alone(kind.queue) if self.claims >= SUSPECT_CLAIMS else kind.queue
 
     def output_value(self) -> Any:
         """The parsed output."""

@@ -142,7 +142,7 @@ class NodeType:
     expression_fields: tuple[str, ...] = ()
     """Config fields that are CEL without braces, such as `when` or `cases[].when`. The worker does not resolve them."""
     queue: str = "default"
-    """Workers are woken by `headrace.jobs.<queue>.<executor id>`."""
+    """Workers are woken by `headrace.jobs.<queue>.<executor id>`; `…-alone` are queues of suspects, and no type's."""
     default_timeout_seconds: float = 60.0
     secret_fields: tuple[str, ...] = field(default=())
     """Top-level config fields that are not shown as the node's input."""

@@ -21,6 +21,7 @@ from services.executor.handlers.llm_call import LLM_CALL
 from services.executor.handlers.noop import NOOP
 from services.executor.handlers.vector_upsert import VECTOR_UPSERT
 from services.executor.handlers.waiting_types import APPROVAL, WAIT_FOR_EVENT
+from services.executor.queues import is_alone
 
 log = structlog.get_logger(__name__)
 
@@ -60,6 +61,9 @@ def catalogue() -> Mapping[str, NodeType]:
             continue
         if not isinstance(node_type, NodeType) or node_type.inline or node_type.name in found:
             log.error("node_type_not_usable", entry_point=entry.value, hint="a NodeType with a handler and a new name")
+            continue
+        if is_alone(node_type.queue):
+            log.error("node_type_not_usable", entry_point=entry.value, hint="a queue whose name has another ending")
             continue
         found[node_type.name] = node_type
     return MappingProxyType(found)

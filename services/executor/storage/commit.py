@@ -82,9 +82,9 @@ WITH created AS (
         answer text, project_id uuid, priority smallint)
     WHERE u.run_id = ANY (ARRAY(SELECT id FROM written))
     ON CONFLICT (run_id, node_key, item_path) DO UPDATE SET
-        status = excluded.status, epoch = excluded.epoch, failures = excluded.failures, claims = excluded.claims,
-        publications = 0, worker = excluded.worker, claim_id = excluded.claim_id, port = excluded.port,
-        input = excluded.input, output = excluded.output, error = excluded.error,
+        queue = excluded.queue, status = excluded.status, epoch = excluded.epoch, failures = excluded.failures,
+        claims = excluded.claims, publications = 0, worker = excluded.worker, claim_id = excluded.claim_id,
+        port = excluded.port, input = excluded.input, output = excluded.output, error = excluded.error,
         prompt_tokens = excluded.prompt_tokens, completion_tokens = excluded.completion_tokens,
         model_calls = excluded.model_calls, handler_seconds = excluded.handler_seconds,
         answer = excluded.answer, due_at = excluded.due_at,
@@ -218,7 +218,7 @@ def _node_row(state: RunState, node: NodeState, blobs: _Blobs) -> dict[str, Any]
         "node_key": spec.key,
         "item_path": node.path,
         "type": spec.type,
-        "queue": spec.kind.queue if spec.kind and not spec.kind.inline else "",
+        "queue": node.queue,
         "status": node.status,
         "epoch": node.epoch,
         "failures": node.failures,

@@ -56,21 +56,20 @@ LEFT JOIN executor.node_executions n USING (run_id, node_key, item_path)
 WHERE n.status IS DISTINCT FROM 3 OR n.epoch <> u.epoch OR n.worker <> $1
 """
 _OVERDUE = """
-(SELECT 'lost' AS kind, n.run_id, n.node_key, n.item_path, n.epoch,
-    count(*) OVER (PARTITION BY n.worker) = 1 AS alone
+(SELECT 'lost' AS kind, n.run_id, n.node_key, n.item_path, n.epoch
  FROM executor.node_executions n JOIN executor.workers w ON w.id = n.worker
  WHERE n.status = 3 AND w.lease_until < now() LIMIT $1)
 UNION ALL
-(SELECT 'timed_out', run_id, node_key, item_path, epoch, false FROM executor.node_executions
+(SELECT 'timed_out', run_id, node_key, item_path, epoch FROM executor.node_executions
  WHERE status = 3 AND due_at < now() ORDER BY due_at LIMIT $1)
 UNION ALL
-(SELECT 'waiting', run_id, node_key, item_path, epoch, false FROM executor.node_executions
+(SELECT 'waiting', run_id, node_key, item_path, epoch FROM executor.node_executions
  WHERE status = 4 AND due_at <= now() ORDER BY due_at LIMIT $1)
 UNION ALL
-(SELECT 'run', id, '', '', timeout_seconds, false FROM executor.runs
+(SELECT 'run', id, '', '', timeout_seconds FROM executor.runs
  WHERE status < 4 AND deadline_at < now() ORDER BY deadline_at LIMIT $1)
 UNION ALL
-(SELECT 'unsettled', id, '', '', 0, false FROM executor.runs
+(SELECT 'unsettled', id, '', '', 0 FROM executor.runs
  WHERE continue_at <= now() ORDER BY continue_at LIMIT $1)
 """
 _REPUBLISH_ALL = """
@@ -202,7 +201,6 @@ class PostgresRunStore:
             waiting=[(ref, epoch) for kind, ref, epoch in refs if kind == "waiting"],
             runs=[(ref.run_id, seconds) for kind, ref, seconds in refs if kind == "run"],
             unsettled=[ref.run_id for kind, ref, _ in refs if kind == "unsettled"],
-            alone=frozenset(ref for row, (_, ref, _) in zip(rows, refs, strict=True) if row["alone"]),
         )
 
     async def republish_all(self) -> None:

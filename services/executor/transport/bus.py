@@ -76,7 +76,7 @@ class Bus:
                             node.epoch,
                             state.project_id,
                             node.spec.type,
-                            node.spec.kind.queue,
+                            node.queue,
                             state.priority,
                             time.monotonic(),
                             state.traceparent,

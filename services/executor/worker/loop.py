@@ -28,7 +28,7 @@ _MAX_BATCH_BYTES = 4 * 1024 * 1024
 _REQUESTS_UNDER_WAY = 4
 """Of claims, and as many of reports."""
 _PAUSE_AFTER_FAILURE = 0.2
-_LAST_REPORTS_SECONDS = 4.0
+LAST_REPORTS_SECONDS = 4.0
 """How long a worker that stops tries to hand in what it has; the rest is found by its lease."""
 _RUNNING = Gauge("headrace_worker_jobs_running", "Jobs under way.")
 _FINISHED = Counter("headrace_worker_jobs_total", "Jobs run, by how they ended.", ["type", "outcome"])
@@ -76,6 +76,7 @@ class Worker:
         self._report = asyncio.Event()
         self._slot_free = asyncio.Event()
         self._slot_free.set()
+        self._freed_at = asyncio.get_running_loop().time()
         self._claim_slots = asyncio.Semaphore(_REQUESTS_UNDER_WAY)
         self._report_slots = asyncio.Semaphore(_REQUESTS_UNDER_WAY)
         self._requesting: set[asyncio.Task[None]] = set()
@@ -110,9 +111,20 @@ class Worker:
         for wakeups in self._wakeups:
             wakeups.ask_again()
 
-    async def drain(self, seconds: float, *, hand_back: bool = True) -> None:
+    async def idle(self, seconds: float) -> None:
+        """Wait until there has been nothing to do for so long."""
+        loop = asyncio.get_running_loop()
+        while True:
+            is_busy = self._running or self._woken or self._claiming or self._reports or self._requesting
+            quiet = 0.0 if is_busy else loop.time() - self._freed_at
+            if quiet >= seconds:
+                return
+            await asyncio.sleep(seconds - quiet)
+
+    async def drain(self, seconds: float | None, *, hand_back: bool = True) -> None:
         """Take no more work, let what runs go on for `seconds`, hand back the rest, and report everything.
 
+        None lets it end in its own time, for which it has a limit.
         What is not handed back is found by its lease, and counts as a claim without a result.
         """
         self._draining = True
@@ -129,7 +141,7 @@ class Worker:
             if hand_back:
                 self._hand_back(running.job, started=True)
         try:
-            async with asyncio.timeout(_LAST_REPORTS_SECONDS):
+            async with asyncio.timeout(LAST_REPORTS_SECONDS):
                 while self._reports or self._requesting:
                     self._progress.clear()
                     await self._progress.wait()
@@ -262,6 +274,7 @@ class Worker:
         self._freed()
 
     def _freed(self) -> None:
+        self._freed_at = asyncio.get_running_loop().time()
         self._slot_free.set()
 
     def _hand_back(self, job: pb.Job, *, started: bool = False) -> None:

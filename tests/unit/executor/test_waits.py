@@ -264,15 +264,40 @@ def test_a_job_handed_back_before_it_began_goes_to_another_worker() -> None:
     assert pay.status is NodeStatus.READY
 
 
-def test_a_node_that_costs_its_fifth_worker_says_whether_it_was_alone() -> None:
-    for alone in (True, False):
-        state = started([{"key": "n", "type": "noop"}])
-        node = only(state, "n")
-        for number in range(decide.MAX_CLAIMS):
-            decide.claim(state, node, node.epoch, worker="w", claim_id=str(number))
-            decide.lose_worker(state, node, node.epoch, alone=alone)
-        assert state.error is not None
-        assert (state.error.reason, state.error.details) == ("WORKER_LOST", {"alone": alone})
+def lose(state: RunState, node: NodeState) -> str:
+    """Cost the node's next worker; the queue in which it then waits."""
+    decide.claim(state, node, node.epoch, worker="w", claim_id=str(node.epoch))
+    decide.lose_worker(state, node, node.epoch)
+    return node.queue
+
+
+def test_a_node_that_has_cost_two_workers_is_queued_apart_and_given_up_after_five() -> None:
+    state = started([{"key": "n", "type": "noop"}])
+    node = only(state, "n")
+    assert node.queue == "default"
+    assert [lose(state, node) for _ in range(4)] == ["default", *["default-alone"] * 3]
+    lose(state, node)
+    assert state.error is not None
+    assert state.error.reason == "WORKER_LOST"
+
+
+def test_a_suspect_stays_one_when_it_is_handed_back_and_is_none_after_a_failure() -> None:
+    state = started([{"key": "n", "type": "noop", "retry": {"max_attempts": 2, "when": "true"}}])
+    node = only(state, "n")
+    lose(state, node)
+    lose(state, node)
+    decide.claim(state, node, node.epoch, worker="w", claim_id="c")
+    decide.release(state, node, node.epoch, started=True)
+    assert node.queue == "default-alone"
+    decide.claim(state, node, node.epoch, worker="w", claim_id="d")
+    decide.report_failure(state, node, node.epoch, Failure("BROKEN", "It did not work.", "n"))
+    decide.wake(state, node, node.epoch)
+    assert (node.status, node.queue) == (NodeStatus.READY, "default")
+
+
+def test_what_workers_do_not_run_is_in_no_queue() -> None:
+    state = started([approval()])
+    assert only(state, "ask").queue == ""
 
 
 def test_tokens_name_one_wait_and_nobody_else_makes_them() -> None:
