@@ -68,35 +68,25 @@ async def given(user: User, run_id: str, times: int) -> None:
     await await_until(look, within=60)
 
 
-async def made_suspect(user: User, stack: LocalStack, seconds: float) -> str:
-    """A run of a slow node that has cost two workers without a fault of its own, and runs alone now."""
-    run_id = await start(user, "slow", "noop", {"seconds": seconds, "value": 7})
-    for times in (1, 2):
-        await given(user, run_id, times)
-        await stack.until_back(stack.kill("worker"), "worker", within=60)
-    await given(user, run_id, 3)
-    return run_id
-
-
 async def test_a_slow_job_outlives_neighbours_that_kill_its_workers_and_those_are_given_up(
     shared: LocalStack, attacker: User, neighbour: User
 ) -> None:
-    slow = await start(neighbour, "slow", "noop", {"seconds": 12, "value": 7})
+    slow = await start(neighbour, "slow", "noop", {"seconds": 10, "value": 7})
     await given(neighbour, slow, 1)
     bad = []
-    for _ in range(3):  # each of them costs the shared worker its life twice, and none of them at the same time
+    for _ in range(2):  # each costs the shared worker its life twice, one after the other
         bad.append(await start(attacker, "bad", "poison_kill", {"seconds": 0.3}))
         await given(attacker, bad[-1], 3)
 
     run = await neighbour.ended(slow)
 
     assert (run["status"], run["output"]) == ("succeeded", {"slow": 7})
-    assert len(await claims(neighbour, slow)) <= 3
+    # Two beside the others. Then alone: one may be handed back, because its process had to end as it began.
+    assert len(await claims(neighbour, slow)) <= 4
     shared_workers = {line["worker_id"] for line in told(shared, "worker_starting") if line["queues"] == ["default"]}
     for run_id in bad:
         ended = await attacker.ended(run_id)
         assert ended["error"]["reason"] == "WORKER_LOST"
-        # What was handed back, because its process had to end just then, is one more and costs nothing.
         is_shared = [worker in shared_workers for worker in await claims(attacker, run_id)]
         assert is_shared[:2] == [True, True]
         assert not any(is_shared[2:])
@@ -104,29 +94,20 @@ async def test_a_slow_job_outlives_neighbours_that_kill_its_workers_and_those_ar
     await await_until(lambda: not processes_of_suspects(shared), within=60)
 
 
-async def test_a_suspect_outlives_the_worker_that_started_its_process_and_the_process_ends_with_it(
+async def test_a_suspect_is_handed_back_by_a_worker_that_stops_and_outlives_one_that_is_killed(
     shared: LocalStack, neighbour: User
 ) -> None:
-    run_id = await made_suspect(neighbour, shared, seconds=4)
+    run_id = await start(neighbour, "slow", "noop", {"seconds": 10, "value": 7})
+    for times in (1, 2):
+        await given(neighbour, run_id, times)
+        await shared.until_back(shared.kill("worker"), "worker", within=60)
+    await given(neighbour, run_id, 3)
+
+    await shared.until_back(shared.kill("worker", 0, signal.SIGTERM), "worker", within=60)
+    await given(neighbour, run_id, 4)
     (process,) = processes_of_suspects(shared)
-    killed = shared.kill("worker")
-    assert psutil.pid_exists(process)
-
-    run = await neighbour.ended(run_id)
-
-    assert (run["status"], len(await claims(neighbour, run_id))) == ("succeeded", 3)
-    await await_until(lambda: not psutil.pid_exists(process), within=20)
-    await shared.until_back(killed, "worker", within=60)
-
-
-async def test_a_worker_that_is_told_to_stop_has_its_suspect_handed_back_at_once(
-    shared: LocalStack, neighbour: User
-) -> None:
-    run_id = await made_suspect(neighbour, shared, seconds=4)
-    told_to_stop = shared.kill("worker", 0, signal.SIGTERM)
-    await shared.until_back(told_to_stop, "worker", within=60)
-
+    shared.kill("worker")
     run = await neighbour.ended(run_id)
 
     assert (run["status"], len(await claims(neighbour, run_id))) == ("succeeded", 4)
-    await await_until(lambda: not processes_of_suspects(shared), within=60)
+    await await_until(lambda: not psutil.pid_exists(process), within=20)

@@ -1,6 +1,7 @@
 """The worker's loop: wake-ups to claims, claims to running jobs, results to reports, successors to jobs again."""
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
@@ -76,7 +77,7 @@ class Worker:
         self._report = asyncio.Event()
         self._slot_free = asyncio.Event()
         self._slot_free.set()
-        self._freed_at = asyncio.get_running_loop().time()
+        self._freed_at = time.monotonic()
         self._claim_slots = asyncio.Semaphore(_REQUESTS_UNDER_WAY)
         self._report_slots = asyncio.Semaphore(_REQUESTS_UNDER_WAY)
         self._requesting: set[asyncio.Task[None]] = set()
@@ -113,10 +114,9 @@ class Worker:
 
     async def idle(self, seconds: float) -> None:
         """Wait until there has been nothing to do for so long."""
-        loop = asyncio.get_running_loop()
         while True:
             is_busy = self._running or self._woken or self._claiming or self._reports or self._requesting
-            quiet = 0.0 if is_busy else loop.time() - self._freed_at
+            quiet = 0.0 if is_busy else time.monotonic() - self._freed_at
             if quiet >= seconds:
                 return
             await asyncio.sleep(seconds - quiet)
@@ -274,7 +274,7 @@ class Worker:
         self._freed()
 
     def _freed(self) -> None:
-        self._freed_at = asyncio.get_running_loop().time()
+        self._freed_at = time.monotonic()
         self._slot_free.set()
 
     def _hand_back(self, job: pb.Job, *, started: bool = False) -> None:

@@ -23,7 +23,8 @@ IDLE_SECONDS = 5.0
 """Without work for so long, the process ends."""
 _HANDED_BACK = b'-NAK {"delay": 1500000000}'
 """Nanoseconds, about as long as a process takes to start: else each worker in turn would start one."""
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 4.0
+"""Seconds after a process that died; longer while the next ones die as well."""
 
 
 class Suspects:
