@@ -80,12 +80,14 @@ class PlaceTable:
         own = orjson.dumps(limits.as_json())
         return [Record.of(project_id=project_id, weight=limits.weight, own=own, ceilings=b"{}")]
 
-    def still_ready(self, run_ids: Sequence[UUID], keys: Sequence[str], paths: Sequence[str]) -> list[Record]:
+    def still_ready(
+        self, run_ids: Sequence[UUID], keys: Sequence[str], paths: Sequence[str], epochs: Sequence[int]
+    ) -> list[Record]:
         """_STILL_READY."""
         return [
-            Record.of(run_id=name[0], node_key=name[1], item_path=name[2])
-            for name in zip(run_ids, keys, paths, strict=True)
-            if name in self._open and self._open[name]["status"] == READY
+            Record.of(run_id=run_id, node_key=key, item_path=path)
+            for run_id, key, path, epoch in zip(run_ids, keys, paths, epochs, strict=True)
+            if (row := self._open.get((run_id, key, path))) and (row["status"], row["epoch"]) == (READY, epoch)
         ]
 
     def take(

@@ -54,7 +54,8 @@ class Places(Protocol):
     """Exact limits: places for what runs."""
 
     async def take(self, project_id: str, wanted: Sequence[Ready]) -> "tuple[set[NodeRef], list[Ready]]":
-        """Take places, the first first: who has one now, and for whom there is none. The rest is not ready any more.
+        """Take places, the first first: who has one now, and for whom there is none. The rest is not ready any more,
+        or not at the epoch that is wanted: its place would be held for a claim that comes to nothing.
 
         Who has a place keeps it until the commit that ends what it was taken for, or loses it PLACE_SECONDS after it
         was last taken if nothing runs on it; its run has then moved.
@@ -93,7 +94,8 @@ class Dispatcher:
         self._clock = clock
         self._windows: dict[str, Window] = {}
         self._sent: dict[NodeRef, _Sent] = {}
-        self._waiting: set[NodeRef] = set()
+        self._waiting: dict[NodeRef, int] = {}
+        """At which epoch each waits."""
         self._limits: Mapping[str, ProjectLimits] = {}
         self._executors = 1
         self._served: frozenset[str] = frozenset()
@@ -295,13 +297,15 @@ class Dispatcher:
 
     def _enqueue(self, window: Window, ready: Ready, *, is_taken: bool = False) -> None:
         """Let it wait, if there is room; what was taken from the backlog waits in any case: there it is not due."""
-        if ready.ref in self._sent or ready.ref in self._waiting:
+        sent = self._sent.get(ready.ref)
+        if max(self._waiting.get(ready.ref, -1), sent.ready.epoch if sent else -1) >= ready.epoch:
             return
+        self._forget(ready.ref)  # it was claimed in between, by way of another executor
         flow = window.waiting.flow(ready.project_id)
         limits = self._limits.get(ready.project_id, NO_LIMITS)
         flow.weight = limits.weight
         if is_taken or flow.accepts(ready.priority, window.capacity):
-            self._waiting.add(ready.ref)
+            self._waiting[ready.ref] = ready.epoch
             window.waiting.add(flow, ready, limits.line(ready.type))
         else:
             flow.has_more = True
@@ -324,7 +328,7 @@ class Dispatcher:
             self._taking[project_id] = asyncio.create_task(self._take_places(window, project_id, refs))
 
     def _next(self, window: Window, flow: Flow, limits: ProjectLimits | None) -> Ready | None:
-        """Bring the flow whose turn it is one further."""
+        """Bring the flow whose turn it is one further; what needs a place is returned."""
         now = self._clock()
         if limits is None:
             ready = flow.take(_any_line)
@@ -335,9 +339,13 @@ class Dispatcher:
             self._wake_later(flow, limits or NO_LIMITS, now)
             return None
         window.waiting.served(flow)
-        self._waiting.discard(ready.ref)
+        is_present = self._waiting.get(ready.ref) == ready.epoch
+        if is_present:
+            del self._waiting[ready.ref]
         if _is_short(window, flow):
             self._hungry.set()
+        if not is_present:
+            return None  # it waits at a later epoch, too
         if limits is not None:
             self._rates.use(flow.project_id, ready.type, now)
         if limits is None or not limits.needs_places:

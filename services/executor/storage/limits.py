@@ -31,8 +31,8 @@ ON CONFLICT (project_id) DO UPDATE SET weight = excluded.weight, ceilings = excl
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('executor.places/' || $1, 0))"
 _STILL_READY = """
 SELECT n.run_id, n.node_key, n.item_path
-FROM unnest($1::uuid[], $2::text[], $3::text[]) AS u (run_id, node_key, item_path)
-JOIN executor.node_executions AS n USING (run_id, node_key, item_path) WHERE n.status = 2
+FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[]) AS u (run_id, node_key, item_path, epoch)
+JOIN executor.node_executions AS n USING (run_id, node_key, item_path) WHERE n.status = 2 AND n.epoch = u.epoch
 """
 _PLACES = "SELECT scope, run_id, node_key, item_path FROM executor.places WHERE scope = ANY($1::text[])"
 _TAKE = """
@@ -99,8 +99,8 @@ class PostgresLimitStore:
             await connection.execute("SET LOCAL synchronous_commit = off")
             await connection.execute(_LOCK, project_id)
             limits = (await load_limits_of(connection, UUID(project_id))) or NO_LIMITS
-            refs = [ready.ref for ready in wanted]
-            rows = await connection.fetch(_STILL_READY, *_columns(refs))
+            refs, epochs = [ready.ref for ready in wanted], [ready.epoch for ready in wanted]
+            rows = await connection.fetch(_STILL_READY, *_columns(refs), epochs)
             still_ready = {NodeRef(*row) for row in rows}
             candidates = [ready for ready in wanted if ready.ref in still_ready]
             scopes = {ready.ref: limits.scopes(project_id, ready.type) for ready in candidates}

@@ -16,9 +16,10 @@ from headrace.workflows.v1 import definition_pb2
 
 from services.executor.domain.admission import Admission, AdmissionLimits
 from services.executor.domain.flows import Ready
+from services.executor.domain.jobs import Release, Report
 from services.executor.domain.limit_settings import InvalidLimitsError, LimitSettings
 from services.executor.domain.limits import ProjectLimits, TypeLimits
-from services.executor.domain.model import NodeRef
+from services.executor.domain.model import NodeRef, WorkerLease
 from services.executor.engine import decide
 from services.executor.engine.state import RunStatus
 from services.executor.handlers.base import Context
@@ -26,7 +27,7 @@ from services.executor.transport import streams
 from services.kit.errors import ResourceExhaustedError
 from services.kit.ids import new_id
 from tests.support.executors import a_version
-from tests.support.fields import Field, field
+from tests.support.fields import QUEUE, Field, field
 from tests.support.servers import own_nats
 from tests.support.waiting import await_until
 
@@ -245,6 +246,22 @@ async def test_a_claim_that_comes_while_its_place_is_asked_for_has_none_yet(
     answer = await executor.jobs.claim("worker", [(ref, 0)], "claim")
     answered.set()
     assert not answer.jobs, "the only place is another's"
+
+
+async def test_what_became_ready_again_meanwhile_takes_no_place_at_its_old_epoch(two: Field) -> None:
+    project = uuid4()
+    version_id = await wide(two, 1)
+    run_id = new_id()
+    executor = two.executors[0]
+    await executor.start(run_id, version_id, project_id=project)
+    ref = NodeRef(run_id, "n0", "")
+    await executor.store.renew_lease(WorkerLease("w", "here", False, 1, ()), seconds=60)
+    (job,) = (await executor.jobs.claim("w", [(ref, 0)], "claim")).jobs
+    await executor.jobs.report("w", [Report(ref, job.epoch, Release(), None, 0.0)], free_slots=0, queues=frozenset())
+    await set_limits(two, project, ProjectLimits(max_running_nodes=1))
+    old, new = (Ready(ref, epoch, str(project), "noop", QUEUE, 0, 0.0) for epoch in (0, 2))
+    assert await executor.limits.take(str(project), [old]) == (set(), [])
+    assert await executor.limits.take(str(project), [new]) == ({ref}, [])
 
 
 async def test_a_project_over_its_limits_is_told_to_come_again_and_then_may(two: Field) -> None:
