@@ -173,7 +173,7 @@ class Storm:
             connection = await asyncpg.connect(self._stack.process("postgres")["dsn"], timeout=5)
         except (OSError, asyncpg.PostgresError, TimeoutError):
             return False
-        await connection.close()
+        connection.terminate()  # it may be on its way down again: nothing is said to it any more
         return True
 
     async def _connection(self) -> Any:
