@@ -144,13 +144,14 @@ class Storm:
         connection = await self._connection()
         try:
             self._began = time.time()
-            for _ in range(10):
-                await connection.execute(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                    "WHERE usename = 'headrace_executor' AND state = 'active'"
-                )
+            with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError):  # cut with all others, by recovery
+                for _ in range(10):
+                    await connection.execute(
+                        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                        "WHERE usename = 'headrace_executor' AND state = 'active'"
+                    )
         finally:
-            await connection.close()
+            connection.terminate()
         return "PostgreSQL connections cut"
 
     async def _kill_a_commit(self) -> str:
@@ -163,21 +164,23 @@ class Storm:
             pid = await await_until(lambda: connection.fetchval(_IN_COMMIT), within=BACK_WITHIN)
             self._began = time.time()
             os.kill(pid, signal.SIGKILL)
+            # Until it has noticed, it answers as ever.
+            await await_until(connection.is_closed, within=BACK_WITHIN)
         finally:
             connection.terminate()
-        await await_until(self._answers, within=BACK_WITHIN)
+        (await self._connection()).terminate()
         return "COMMIT not answered"
 
-    async def _answers(self) -> bool:
-        try:
-            connection = await asyncpg.connect(self._stack.process("postgres")["dsn"], timeout=5)
-        except (OSError, asyncpg.PostgresError, TimeoutError):
-            return False
-        connection.terminate()  # it may be on its way down again: nothing is said to it any more
-        return True
-
     async def _connection(self) -> Any:
-        return await asyncpg.connect(self._stack.process("postgres")["dsn"], command_timeout=BACK_WITHIN)
+        """A connection to PostgreSQL, as soon as there is one: it may be recovering from the fault before."""
+        return await await_until(self._connected, within=BACK_WITHIN)
+
+    async def _connected(self) -> Any:
+        dsn = self._stack.process("postgres")["dsn"]
+        try:
+            return await asyncpg.connect(dsn, timeout=5, command_timeout=BACK_WITHIN)
+        except (OSError, asyncpg.PostgresError, TimeoutError):
+            return None
 
     async def _until_ready(self, service: str, replica: int) -> None:
         await await_until(lambda: self._stack.process(service, replica)["state"] == "ready", within=BACK_WITHIN)
