@@ -151,7 +151,10 @@ class Executor(Program):
         run_states = RunStates(store, versions)
         tight, pool = self.world.tight, cast("Any", Pool(self.world.connections, self.process))
         ready, limits = SimulatedReadyStore(self.world.connections), PostgresLimitStore(pool)
-        clock = lambda: self.world.loop.now  # noqa: E731
+
+        def clock() -> float:
+            return self.world.loop.now
+
         variables = ProjectVariables(cast("Any", ready), clock=clock)
         dispatcher = Dispatcher(bus, limits, clock=clock)
         bus.dispatch_by(dispatcher)
