@@ -17,7 +17,7 @@ from services.executor.domain.admission import Load
 from services.executor.domain.limits import NO_LIMITS, ProjectLimits
 from services.executor.domain.model import EventView, NodeRef, RunNotFoundError, RunView, WorkerLease
 from services.executor.domain.refill import Census, FoundReady
-from services.executor.domain.store import Overdue, UnstorableError
+from services.executor.domain.store import FORGOTTEN_AFTER_SECONDS, Differences, Overdue, UnstorableError
 from services.executor.engine.state import RunTimes
 from services.executor.storage.dispatching import EXECUTOR_LEASE_SECONDS
 from services.executor.storage.queries import _run
@@ -130,6 +130,7 @@ class Database:
             **row,
             "publications": 0,
             "queued_at": now if ready_again or old is None else old["queued_at"],
+            "started_at": now if status == RUNNING else old and old["started_at"],
             "project_id": row.get("project_id") or (old["project_id"] if old else None),
             "due_at": (due_at - EPOCH).total_seconds() if due_at else None if due_in is None else now + due_in,
         }
@@ -154,18 +155,21 @@ class Database:
         """See RunStore."""
         return {run_id: self.runs[run_id]["version"] for run_id in run_ids if run_id in self.runs}
 
-    def renew_lease(self, worker: WorkerLease, seconds: float) -> None:
+    def renew_lease(self, worker: WorkerLease, held: Sequence[tuple[NodeRef, int]], seconds: float) -> Differences:
         """_RENEW_LEASE."""
         self.workers[worker.worker_id] = self.now() + seconds, worker
-
-    def revoked(self, worker_id: str, held: Sequence[tuple[NodeRef, int]]) -> list[tuple[NodeRef, int]]:
-        """_REVOKED."""
-        found = []
-        for ref, epoch in held:
-            row = self.open.get(_key(ref))
-            if row is None or row["status"] != RUNNING or row["epoch"] != epoch or row["worker"] != worker_id:
-                found.append((ref, epoch))
-        return found
+        before = self.now() - FORGOTTEN_AFTER_SECONDS
+        running = {key: row for key, row in self.open.items() if row["status"] == RUNNING}
+        mine = {(key, row["epoch"]): row for key, row in running.items() if row["worker"] == worker.worker_id}
+        named = {(_key(ref), epoch) for ref, epoch in held}
+        return Differences(
+            revoked=[(ref, epoch) for ref, epoch in held if (_key(ref), epoch) not in mine],
+            forgotten=[
+                (NodeRef(*key), epoch)
+                for (key, epoch), row in mine.items()
+                if row["started_at"] < before and (key, epoch) not in named
+            ],
+        )
 
     def find_overdue(self, limit: int) -> Overdue:
         """_OVERDUE."""

@@ -12,7 +12,7 @@ from services.executor.domain.admission import Load
 from services.executor.domain.limits import ProjectLimits
 from services.executor.domain.model import EventView, NewRun, NodeRef, RunView, Version, WorkerLease
 from services.executor.domain.refill import Census, FoundReady
-from services.executor.domain.store import Overdue, StoredRun
+from services.executor.domain.store import Differences, Overdue, StoredRun
 from services.executor.engine.state import RunState, RunTimes
 from services.kit.errors import UnavailableError
 from services.kit.postgres import lost_connection
@@ -121,13 +121,11 @@ class SimulatedStore:
         }
         await self._send("keep version", lambda: self._database.versions.setdefault(version.id, row))
 
-    async def renew_lease(self, worker: WorkerLease, *, seconds: float) -> None:
+    async def renew_lease(
+        self, worker: WorkerLease, held: Sequence[tuple[NodeRef, int]], *, seconds: float
+    ) -> Differences:
         """See RunStore."""
-        await self._send("renew lease", lambda: self._database.renew_lease(worker, seconds))
-
-    async def revoked(self, worker_id: str, held: Sequence[tuple[NodeRef, int]]) -> list[tuple[NodeRef, int]]:
-        """See RunStore."""
-        return await self._send("revoked", lambda: self._database.revoked(worker_id, held))
+        return await self._send("renew lease", lambda: self._database.renew_lease(worker, held, seconds))
 
     async def find_overdue(self, limit: int) -> Overdue:
         """See RunStore."""

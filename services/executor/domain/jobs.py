@@ -12,7 +12,7 @@ from services.executor.domain.committer import Committer
 from services.executor.domain.dispatch import Dispatcher
 from services.executor.domain.flows import Ready
 from services.executor.domain.model import NodeRef, RunNotFoundError, WorkerLease
-from services.executor.domain.store import RunStore, UnstorableError
+from services.executor.domain.store import Differences, RunStore, UnstorableError
 from services.executor.engine import advance, decide
 from services.executor.engine.containers import effect_path
 from services.executor.engine.decide import Verdict
@@ -243,10 +243,13 @@ class Jobs:
 
         return self._committer.submit(report.ref.run_id, apply, answer)
 
-    async def heartbeat(self, worker: WorkerLease, held: Sequence[tuple[NodeRef, int]]) -> list[tuple[NodeRef, int]]:
-        """Keep a worker's claims alive; returns those that are not its any more."""
-        await self._store.renew_lease(worker, seconds=self._lease_seconds)
-        return await self._store.revoked(worker.worker_id, held) if held else []
+    async def heartbeat(self, worker: WorkerLease, held: Sequence[tuple[NodeRef, int]]) -> Differences:
+        """Keep a worker's claims alive, and tell it where it errs about them.
+
+        A claim is forgotten when it was granted after its worker had been told "nothing": by an executor that stood
+        still with the request in hand, while another one answered its repetition.
+        """
+        return await self._store.renew_lease(worker, held, seconds=self._lease_seconds)
 
 
 def _record(state: RunState, node: NodeState, report: Report) -> Verdict:

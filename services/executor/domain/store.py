@@ -66,6 +66,20 @@ class Overdue:
     """Runs that have more to do than one transition did, and nobody goes on."""
 
 
+FORGOTTEN_AFTER_SECONDS = 5.0
+"""So old is a claim that its worker has not named before it counts as forgotten: longer than most answers travel."""
+
+
+@dataclass(frozen=True, slots=True)
+class Differences:
+    """Where the claims that a worker names and those that are stored for it differ: node executions at epochs."""
+
+    revoked: list[tuple[NodeRef, int]]
+    """Named, and not the worker's any more."""
+    forgotten: list[tuple[NodeRef, int]]
+    """The worker's for longer than FORGOTTEN_AFTER_SECONDS, and not named."""
+
+
 class RunStore(Protocol):
     """Runs and all that belongs to them."""
 
@@ -95,12 +109,10 @@ class RunStore(Protocol):
         """Store a version. Idempotent."""
         ...
 
-    async def renew_lease(self, worker: WorkerLease, *, seconds: float) -> None:
-        """Let a worker's claims live for so long from now."""
-        ...
-
-    async def revoked(self, worker_id: str, held: Sequence[tuple[NodeRef, int]]) -> list[tuple[NodeRef, int]]:
-        """Which of these claims (node execution, epoch) are not the worker's any more."""
+    async def renew_lease(
+        self, worker: WorkerLease, held: Sequence[tuple[NodeRef, int]], *, seconds: float
+    ) -> Differences:
+        """Let a worker's claims live for so long from now, and compare them with what it names (each only once)."""
         ...
 
     async def find_overdue(self, limit: int) -> Overdue:

@@ -22,7 +22,7 @@ from services.executor.domain.model import (
     Version,
     WorkerLease,
 )
-from services.executor.domain.store import Overdue, StoredRun, UnstorableError
+from services.executor.domain.store import FORGOTTEN_AFTER_SECONDS, Differences, Overdue, StoredRun, UnstorableError
 from services.executor.engine.run_variables import RunVariables
 from services.executor.engine.state import NodeRow, NodeStatus, RunState, RunStatus, RunTimes, Usage
 from services.executor.storage import queries
@@ -44,17 +44,25 @@ SELECT run_id, node_key, item_path, status, epoch, failures, claims, worker, cla
 FROM executor.node_executions WHERE run_id = ANY($1::uuid[])
 """
 _RENEW_LEASE = f"""
-WITH {UNFLUSHED}
-INSERT INTO executor.workers AS w (id, host, draining, slots, queues, started_at, lease_until)
-SELECT $1, $2, $3, $4, $5, now(), now() + make_interval(secs => $6) FROM unflushed
-ON CONFLICT (id) DO UPDATE SET draining = excluded.draining, lease_until = excluded.lease_until
+WITH {UNFLUSHED}, renewed AS (
+    INSERT INTO executor.workers AS w (id, host, draining, slots, queues, started_at, lease_until)
+    SELECT $1, $2, $3, $4, $5, now(), now() + make_interval(secs => $6) FROM unflushed
+    ON CONFLICT (id) DO UPDATE SET draining = excluded.draining, lease_until = excluded.lease_until
+), held AS (
+    SELECT * FROM unnest($7::uuid[], $8::text[], $9::text[], $10::bigint[]) AS u (run_id, node_key, item_path, epoch)
+)
+SELECT 'revoked' AS kind, run_id, node_key, item_path, h.epoch
+FROM held h LEFT JOIN executor.node_executions n USING (run_id, node_key, item_path)
+WHERE n.status IS DISTINCT FROM 3 OR n.epoch <> h.epoch OR n.worker <> $1
+UNION ALL
+SELECT 'forgotten', run_id, node_key, item_path, n.epoch
+FROM executor.node_executions n
+WHERE n.status = 3 AND n.worker = $1 AND n.started_at < now() - make_interval(secs => $11)
+    AND NOT EXISTS (
+        SELECT FROM held h
+        WHERE (h.run_id, h.node_key, h.item_path, h.epoch) = (n.run_id, n.node_key, n.item_path, n.epoch)
+    )
 """  # noqa: S608 - a constant
-_REVOKED = """
-SELECT u.run_id, u.node_key, u.item_path, u.epoch
-FROM unnest($2::uuid[], $3::text[], $4::text[], $5::bigint[]) AS u (run_id, node_key, item_path, epoch)
-LEFT JOIN executor.node_executions n USING (run_id, node_key, item_path)
-WHERE n.status IS DISTINCT FROM 3 OR n.epoch <> u.epoch OR n.worker <> $1
-"""
 _OVERDUE = """
 (SELECT 'lost' AS kind, n.run_id, n.node_key, n.item_path, n.epoch
  FROM executor.node_executions n JOIN executor.workers w ON w.id = n.worker
@@ -163,10 +171,13 @@ class PostgresRunStore:
                 version.definition,
             )
 
-    async def renew_lease(self, worker: WorkerLease, *, seconds: float) -> None:
+    async def renew_lease(
+        self, worker: WorkerLease, held: Sequence[tuple[NodeRef, int]], *, seconds: float
+    ) -> Differences:
         """See RunStore. Not flushed to disk before the answer: a lost heartbeat is made good by the next."""
+        refs = [ref for ref, _ in held]
         async with self._connection() as connection:
-            await connection.execute(
+            rows = await connection.fetch(
                 _RENEW_LEASE,
                 worker.worker_id,
                 worker.host,
@@ -174,21 +185,17 @@ class PostgresRunStore:
                 worker.slots,
                 list(worker.queues),
                 seconds,
-            )
-
-    async def revoked(self, worker_id: str, held: Sequence[tuple[NodeRef, int]]) -> list[tuple[NodeRef, int]]:
-        """See RunStore."""
-        refs = [ref for ref, _ in held]
-        async with self._connection() as connection:
-            rows = await connection.fetch(
-                _REVOKED,
-                worker_id,
                 [ref.run_id for ref in refs],
                 [ref.node_key for ref in refs],
                 [ref.item_path for ref in refs],
                 [epoch for _, epoch in held],
+                FORGOTTEN_AFTER_SECONDS,
             )
-        return [(NodeRef(row[0], row[1], row[2]), row[3]) for row in rows]
+        found = [(row["kind"], NodeRef(row["run_id"], row["node_key"], row["item_path"]), row["epoch"]) for row in rows]
+        return Differences(
+            revoked=[(ref, epoch) for kind, ref, epoch in found if kind == "revoked"],
+            forgotten=[(ref, epoch) for kind, ref, epoch in found if kind == "forgotten"],
+        )
 
     async def find_overdue(self, limit: int) -> Overdue:
         """See RunStore."""

@@ -136,9 +136,11 @@ class WorkerTransport:
     async def _heartbeat(self, data: bytes) -> bytes:
         request = pb.HeartbeatRequest.FromString(data)
         worker = WorkerLease(request.worker_id, request.host, request.draining, request.slots, tuple(request.queues))
-        revoked = await self._jobs.heartbeat(worker, [(ref_from_proto(held.ref), held.epoch) for held in request.held])
+        named = [(ref_from_proto(held.ref), held.epoch) for held in request.held]
+        differences = await self._jobs.heartbeat(worker, named)
         return pb.HeartbeatResponse(
-            revoked=[pb.HeldJob(ref=ref_to_proto(ref), epoch=epoch) for ref, epoch in revoked]
+            revoked=[pb.HeldJob(ref=ref_to_proto(ref), epoch=epoch) for ref, epoch in differences.revoked],
+            forgotten=[pb.HeldJob(ref=ref_to_proto(ref), epoch=epoch) for ref, epoch in differences.forgotten],
         ).SerializeToString()
 
     def _job(self, job: Job) -> pb.Job:

@@ -71,6 +71,10 @@ class Worker:
         self._heartbeat_seconds = heartbeat_seconds
         self._host = host
         self._running: dict[Held, _Running] = {}
+        self._unreported: set[Held] = set()
+        """What has ended, and no executor has answered its report yet."""
+        self._forgotten: set[Held] = set()
+        """Handed back as unknown: not to be started by an answer that comes late after all."""
         self._woken: deque[Msg] = deque()
         self._reports: deque[tuple[pb.Report, str]] = deque()
         self._wake = asyncio.Event()
@@ -245,7 +249,7 @@ class Worker:
 
     def _start(self, job: pb.Job) -> None:
         held = (*_name(job.ref), job.epoch)
-        if held in self._running:
+        if held in self._running or held in self._forgotten:
             return
         if self._draining:
             self._hand_back(job)
@@ -282,6 +286,7 @@ class Worker:
         self._queue_report(pb.Report(ref=job.ref, epoch=job.epoch, release=release), job.executor_id)
 
     def _queue_report(self, report: pb.Report, executor_id: str) -> None:
+        self._unreported.add((*_name(report.ref), report.epoch))
         self._reports.append((report, executor_id))
         self._report.set()
 
@@ -311,7 +316,9 @@ class Worker:
         for report, result in zip(reports, response.results, strict=True):
             if result.status == pb.REPORT_STATUS_RETRY:
                 again.append(report)
-            elif result.status == pb.REPORT_STATUS_STALE:
+            else:
+                self._unreported.discard((*_name(report.ref), report.epoch))
+            if result.status == pb.REPORT_STATUS_STALE:
                 log.info("report_was_stale", run_id=report.ref.run_id, node_key=report.ref.node_key)
             for job in result.next:
                 self._start(job)
@@ -339,13 +346,25 @@ class Worker:
             response = await self._executor.heartbeat(request)
             if response is not None:
                 self.heard.set()
-                for revoked in response.revoked:
-                    running = self._running.get((*_name(revoked.ref), revoked.epoch))
-                    if running is not None:
-                        log.info("job_revoked", run_id=revoked.ref.run_id, node_key=revoked.ref.node_key)
-                        self._stop(running)
+                self._compare(response)
             # An answer that did not come has taken longer than the pause: the lease cannot wait for both.
             await asyncio.sleep(max(0.05, started + self._heartbeat_seconds - loop.time()))
+
+    def _compare(self, response: pb.HeartbeatResponse) -> None:
+        """Stop what is not this worker's any more, and hand back what is and it does not know of."""
+        for revoked in response.revoked:
+            running = self._running.get((*_name(revoked.ref), revoked.epoch))
+            if running is not None:
+                log.info("job_revoked", run_id=revoked.ref.run_id, node_key=revoked.ref.node_key)
+                self._stop(running)
+        asked = {held[:3] for held in self._asked}
+        for forgotten in response.forgotten:
+            held = (*_name(forgotten.ref), forgotten.epoch)
+            is_known = held in self._running or held in self._unreported or held in self._forgotten
+            if not is_known and held[:3] not in asked:
+                log.warning("job_forgotten", run_id=forgotten.ref.run_id, node_key=forgotten.ref.node_key)
+                self._forgotten.add(held)
+                self._hand_back(pb.Job(ref=forgotten.ref, epoch=forgotten.epoch))
 
 
 class _Tokens:

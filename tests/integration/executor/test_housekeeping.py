@@ -66,7 +66,7 @@ async def test_a_worker_is_forgotten_after_a_day_of_silence_unless_it_still_hold
 ) -> None:
     hours = {"gone": 25, "holds": 25, "silent": 23, "alive": -1}
     for worker, silent in hours.items():
-        await executor.store.renew_lease(a_lease(worker), seconds=-3600.0 * silent)
+        await executor.store.renew_lease(a_lease(worker), [], seconds=-3600.0 * silent)
     claimed = NodeRef(new_id(), "a")
     await executor.start(claimed.run_id, await a_version(executor, {"key": "a"}))
     await executor.jobs.claim("holds", [(claimed, 0)], "c")

@@ -255,7 +255,7 @@ async def test_what_became_ready_again_meanwhile_takes_no_place_at_its_old_epoch
     executor = two.executors[0]
     await executor.start(run_id, version_id, project_id=project)
     ref = NodeRef(run_id, "n0", "")
-    await executor.store.renew_lease(WorkerLease("w", "here", False, 1, ()), seconds=60)
+    await executor.store.renew_lease(WorkerLease("w", "here", False, 1, ()), [], seconds=60)
     (job,) = (await executor.jobs.claim("w", [(ref, 0)], "claim")).jobs
     await executor.jobs.report("w", [Report(ref, job.epoch, Release(), None, 0.0)], free_slots=0, queues=frozenset())
     await set_limits(two, project, ProjectLimits(max_running_nodes=1))

@@ -14,6 +14,7 @@ from headrace.executor.v1 import worker_pb2
 from nats.aio.client import Client
 
 from services.executor.domain.model import NewRun, NodeRef
+from services.executor.domain.store import FORGOTTEN_AFTER_SECONDS
 from services.executor.domain.sweeper import Sweeper
 from services.executor.engine import decide
 from services.executor.engine.state import NodeStatus, RunStatus
@@ -75,7 +76,7 @@ async def test_claims_are_spared_while_workers_cannot_be_heard_and_for_a_lease_a
     claimed, ready = NodeRef(new_id(), "a"), NodeRef(new_id(), "a")
     for ref in (claimed, ready):
         await executor.start(ref.run_id, version_id)
-    await executor.store.renew_lease(a_lease("w"), seconds=0.0)
+    await executor.store.renew_lease(a_lease("w"), [], seconds=0.0)
     await executor.jobs.claim("w", [(claimed, 0)], "c")
     await executor.store.republish_all()
     wakeups = await client.subscribe(streams.jobs_subject(QUEUE))
@@ -108,6 +109,25 @@ async def test_claims_are_spared_while_workers_cannot_be_heard_and_for_a_lease_a
     assert loop.time() - connected > LEASE - 2 * INTERVAL
     await sweeper.stop()
     await refill.stop()
+
+
+async def test_a_heartbeat_tells_which_claims_are_gone_and_which_the_worker_has_not_named(
+    executor: Executor, pool: Pool
+) -> None:
+    version_id = await a_version(executor, {"key": "a"})
+    named, older, fresh, of_another = refs = [NodeRef(new_id(), "a") for _ in range(4)]
+    for ref in refs:
+        await executor.start(ref.run_id, version_id)
+    await executor.jobs.claim("w", [(ref, 0) for ref in (named, older, fresh)], "c")
+    await executor.jobs.claim("v", [(of_another, 0)], "c")
+    await pool.execute(
+        "UPDATE executor.node_executions SET started_at = now() - make_interval(secs => $1) WHERE run_id <> $2",
+        FORGOTTEN_AFTER_SECONDS + 1,
+        fresh.run_id,
+    )
+    differences = await executor.jobs.heartbeat(a_lease("w"), [(named, 1), (of_another, 1), (fresh, 0)])
+    assert differences.forgotten == [(older, 1)]
+    assert set(differences.revoked) == {(of_another, 1), (fresh, 0)}
 
 
 async def test_a_timer_that_cannot_be_put_right_is_not_tried_without_a_pause(

@@ -48,6 +48,8 @@ class Executor:
         self.claims: list[pb.ClaimRequest] = []
         self.reports: list[pb.Report] = []
         self.heartbeats: list[float] = []
+        self.forgotten: list[pb.HeldJob] = []
+        """What heartbeats are told to be the worker's."""
         self.type = "t"
 
     async def start(self) -> None:
@@ -99,7 +101,7 @@ class Executor:
     async def _heartbeat(self, message: Msg) -> None:
         self.heartbeats.append(asyncio.get_running_loop().time())
         if not self._is_ignored(streams.HEARTBEAT):
-            await message.respond(pb.HeartbeatResponse().SerializeToString())
+            await message.respond(pb.HeartbeatResponse(forgotten=self.forgotten).SerializeToString())
 
 
 @pytest.fixture
@@ -165,6 +167,35 @@ async def test_heartbeats_keep_coming_while_none_is_answered(executor: Executor,
     await await_until(lambda: len(executor.heartbeats) > begin + 3, within=30)
     gaps = [later - earlier for earlier, later in pairwise(executor.heartbeats[begin:])]
     assert min(gaps[1:]) < 2.0, "the lease is 2 s, and the next heartbeat must not wait longer for its answer"
+
+
+async def test_a_claim_that_the_worker_does_not_know_is_handed_back_once_and_not_started_late(
+    executor: Executor, start_worker: Start
+) -> None:
+    started: list[str] = []
+    go_on = asyncio.Event()
+
+    async def note(context: Context, config: Config) -> Result:
+        started.append(str(context.run_id))
+        await go_on.wait()
+        return Result(1)
+
+    await start_worker(note)
+    await executor.wake()
+    await await_until(lambda: started, within=30)
+    known = executor.claims[0].jobs[0]
+    unknown = pb.JobRef(run_id=str(uuid4()), node_key="a")
+    executor.forgotten = [pb.HeldJob(ref=ref, epoch=1) for ref in (unknown, known)]
+    begin = len(executor.heartbeats)
+    await await_until(lambda: len(executor.heartbeats) > begin + 2, within=30)
+    assert [(report.ref, report.WhichOneof("outcome")) for report in executor.reports] == [(unknown, "release")]
+    assert not executor.reports[0].release.started
+
+    await executor.wake(pb.Wakeup(job=unknown).SerializeToString())  # its claim is answered with epoch 1
+    await await_until(lambda: len(executor.claims) == 2, within=30)
+    go_on.set()
+    await await_until(lambda: len(executor.reports) == 2, within=30)
+    assert started == [known.run_id]
 
 
 async def test_large_results_are_handed_in_by_messages_that_nats_takes(executor: Executor, start_worker: Start) -> None:

@@ -573,23 +573,29 @@ Global___HeartbeatRequest: _TypeAlias = HeartbeatRequest  # noqa: Y015
 
 @_typing.final
 class HeartbeatResponse(_message.Message):
-    """HeartbeatResponse tells what to stop."""
+    """HeartbeatResponse tells where worker and executor differ."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     REVOKED_FIELD_NUMBER: _builtins.int
+    FORGOTTEN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def revoked(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldJob]:
-        """Claims that were taken away or whose run was cancelled."""
+        """Claims that were taken away or whose run was cancelled: to be stopped."""
+
+    @_builtins.property
+    def forgotten(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldJob]:
+        """Claims of this worker, some seconds old, that it did not name: to be handed back, if it does not know them."""
 
     def __init__(
         self,
         *,
         revoked: _abc.Iterable[Global___HeldJob] | None = ...,
+        forgotten: _abc.Iterable[Global___HeldJob] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["revoked", b"revoked"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["forgotten", b"forgotten", "revoked", b"revoked"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
