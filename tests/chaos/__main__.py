@@ -37,7 +37,8 @@ async def storm(given: argparse.Namespace, folder: Path) -> list[str]:
     async with running_ledger(folder) as ledger:
         environ = {"HEADRACE_EGRESS_ALLOW": f"127.0.0.1:{ledger.port}", "HEADRACE_LLM_MODELS": NO_MODELS}
         async with running_stack(folder / "home", replicas=REPLICAS, environ=environ) as stack:
-            faults = Storm(stack, ledger, random.Random(given.seed), replicas=REPLICAS)  # noqa: S311 - repeatable
+            chance = random.Random(given.seed)  # noqa: S311 - repeatable
+            faults = Storm(stack, ledger, chance, replicas=REPLICAS, kill_only=given.kill_only)
             load = Load(stack, folder / "accepted.jsonl", clients=given.clients)
             limited = User(stack, "limited@example.com", "a password that is long enough")
             async with contextlib.aclosing(load), contextlib.aclosing(limited):
@@ -118,6 +119,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=30_000, help="accepted runs, at least")
     parser.add_argument("--clients", type=int, default=32, help="runs at a time")
     parser.add_argument("--pause", type=float, default=0.2, help="seconds between a recovery and the next fault")
+    parser.add_argument("--kill-only", metavar="SERVICE", nargs="+", default=(), help="no other fault than these kills")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     given = parser.parse_args()
     print(f"seed {given.seed}", flush=True)

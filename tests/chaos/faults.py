@@ -8,7 +8,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,22 +57,34 @@ class Storm:
     """Faults of all kinds in an order that comes from a seed."""
 
     def __init__(
-        self, stack: LocalStack, ledger: LedgerProcess, chance: random.Random, *, replicas: Mapping[str, int]
+        self,
+        stack: LocalStack,
+        ledger: LedgerProcess,
+        chance: random.Random,
+        *,
+        replicas: Mapping[str, int],
+        kill_only: Sequence[str] = (),
     ) -> None:
+        """`kill_only`: services of which one process at a time is killed, and nothing else; none = all kinds."""
         self.had: list[Fault] = []
         self._stack = stack
         self._ledger = ledger
         self._chance = chance
         self._replicas = replicas
         self._began = 0.0
-        self._kinds: list[Callable[[], Awaitable[str]]] = [
-            *([self._kill] * 5),
-            *([self._stop] * 3),
-            self._kill_all_of_a_kind,
-            self._wipe_stream,
-            self._cut_connections,
-            self._kill_a_commit,
-        ]
+        self._killed = kill_only or KILLED
+        self._kinds: list[Callable[[], Awaitable[str]]] = (
+            [self._kill]
+            if kill_only
+            else [
+                *([self._kill] * 5),
+                *([self._stop] * 3),
+                self._kill_all_of_a_kind,
+                self._wipe_stream,
+                self._cut_connections,
+                self._kill_a_commit,
+            ]
+        )
 
     async def fault(self) -> None:
         """Let one fault happen, wait until what it hit is healthy and an effect came after that."""
@@ -88,7 +100,7 @@ class Storm:
         return float(last.partition(b",")[0] or 0)
 
     async def _kill(self) -> str:
-        service = self._chance.choice(KILLED)
+        service = self._chance.choice(self._killed)
         await self._kill_one(service, self._any_of(service))
         return f"kill -9 {service}"
 
