@@ -114,7 +114,8 @@ class Clients:
         run = await self.ask("POST", path, {"input": {"n": number}}, key=f"rolling-{number}")
         with self._log.open("a") as log:
             log.write(json.dumps({"run": run["id"], "nodes": workflow.effects, "at": time.time()}) + "\n")
-        read = ("/workflows", f"/runs/{run['id']}", f"/runs/{run['id']}/nodes", f"/collections/{COLLECTION}", "/node-types")
+        mine = f"/runs/{run['id']}"
+        read = ("/workflows", mine, f"{mine}/nodes", f"/collections/{COLLECTION}", "/node-types")
         await self.ask("GET", read[number % len(read)])
 
     async def ask(self, method: str, path: str, body: Any = None, *, key: str = "") -> Any:
