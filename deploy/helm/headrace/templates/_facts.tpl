@@ -73,10 +73,10 @@ vector:
   stop: {seconds: 30} # 10 for calls under way, 8 to write indexes, 5 for the pool
 {{- end -}}
 
-{{/* One service as the templates below take it: a list of the root, its name and its facts. */}}
+{{/* A service's values over the defaults: a list of the root and its name. `replicated`: whether it has several pods. */}}
 {{- define "headrace.service" -}}
-{{- $root := first . -}}
-{{- $name := index . 1 -}}
-{{- $svc := mustMergeOverwrite (deepCopy $root.Values.defaults) (deepCopy (index $root.Values.services $name)) -}}
-{{- dict "svc" $svc "replicated" (or (gt (int $svc.replicas) 1) (and $svc.autoscaling.enabled (gt (int $svc.autoscaling.minReplicas) 1))) | toYaml -}}
+{{- $values := (first .).Values -}}
+{{- $svc := mustMergeOverwrite (dict "autoscaling" (dict "enabled" false)) (deepCopy $values.defaults) (deepCopy (index $values.services (last .))) -}}
+{{- $fewest := ternary $svc.autoscaling.minReplicas $svc.replicas $svc.autoscaling.enabled -}}
+{{- dict "svc" $svc "replicated" (gt (int $fewest) 1) | toYaml -}}
 {{- end -}}

@@ -97,11 +97,12 @@ ports:
   - name: metrics
     containerPort: 9090
 {{ include "headrace.probes" . }}
+{{- with .svc.preStopSeconds }}
 lifecycle:
   preStop:
-    # The pod serves on until nobody is sent to it any more.
     sleep:
-      seconds: {{ .svc.preStopSeconds }}
+      seconds: {{ . }}
+{{- end }}
 resources:
   {{- toYaml .svc.resources | nindent 2 }}
 volumeMounts:
