@@ -1,7 +1,7 @@
 """Writes what the Helm chart says twice, or with --check fails when it differs.
 
-The schema of the values gets the services' settings from their classes; the chart's README gets a table of the values
-from the comments in values.yaml.
+The schema of the values gets the services' settings from their classes. The chart's README gets a table of the values
+from the comments in values.yaml, and one of what an entry of `vllm` has from the schema.
 """
 
 import argparse
@@ -38,7 +38,6 @@ SET_BY_CHART = {
     *("models", "models_file"),
 }
 """What templates/_env.tpl sets from other values."""
-TABLE_STARTS, TABLE_ENDS = "<!-- values -->\n", "<!-- end of values -->\n"
 
 
 def schema() -> str:
@@ -59,12 +58,20 @@ def _plain(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def readme() -> str:
-    """The chart's README, with the table of today's values."""
-    before, rest = (CHART / "README.md").read_text().split(TABLE_STARTS)
-    after = rest.split(TABLE_ENDS)[1]
-    rows = [f"| `{key}` | {default} | {sentence} |\n" for key, default, sentence in documented_values()]
-    table = "".join(["| value | default | meaning |\n| --- | --- | --- |\n", *rows])
-    return f"{before}{TABLE_STARTS}\n{table}\n{TABLE_ENDS}{after}"
+    """The chart's README, with the tables of today."""
+    entry = json.loads((CHART / "values.schema.json").read_text())["properties"]["vllm"]["items"]
+    fields = [
+        f"| `{name}` | {'required' if name in entry['required'] else ''} | {field['description']} |\n"
+        for name, field in entry["properties"].items()
+    ]
+    values = [f"| `{key}` | {default} | {sentence} |\n" for key, default, sentence in documented_values()]
+    text = (CHART / "README.md").read_text()
+    for name, head, rows in (("values", "value | default", values), ("vllm", "key | ", fields)):
+        starts, ends = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
+        before, rest = text.split(starts)
+        table = f"| {head} | meaning |\n| --- | --- | --- |\n{''.join(rows)}"
+        text = f"{before}{starts}\n{table}\n{ends}{rest.split(ends)[1]}"
+    return text
 
 
 def documented_values() -> list[tuple[str, str, str]]:

@@ -79,11 +79,7 @@ _CUSTOM: dict[tuple[str, str], dict[str, Any]] = {
         {"selector": _closed({"matchLabels": _LABELS}), "endpoints": _several(_ENDPOINT)}
     ),
     ("monitoring.coreos.com/v1", "PrometheusRule"): _custom(
-        {
-            "groups": _several(
-                _closed({"name": _STRING, "interval": _STRING, "rules": _several(_RULE)}, "interval")
-            )
-        }
+        {"groups": _several(_closed({"name": _STRING, "interval": _STRING, "rules": _several(_RULE)}, "interval"))}
     ),
     ("gateway.networking.k8s.io/v1", "HTTPRoute"): _custom(
         {

@@ -21,9 +21,7 @@ from tools.chart import SET_BY_CHART, SETTINGS
 from tools.configuration import SECTIONS
 
 KEY = base64.b64encode(os.urandom(32)).decode()
-SIGNING_KEY = (
-    Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
-)
+SIGNING_KEY = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
 SECRETS = {
     "headrace-postgresql": dict.fromkeys(("auth", "workflows", "executor", "vector"), "postgresql://r:p@postgres/h"),
     "headrace-nats": dict.fromkeys(("executor", "worker"), "nats://u:p@nats:4222"),
@@ -104,14 +102,18 @@ def test_every_setting_is_made_by_the_chart_or_offered_among_the_values():
     schema = json.loads((CHART / "values.schema.json").read_text())
     for service, kind in SETTINGS.items():
         offered = set(schema["$defs"][f"{service}Settings"]["properties"])
-        made = {name for name in (field.validation_alias or name for name, field in kind.model_fields.items())} - offered
+        made = {
+            name for name in (field.validation_alias or name for name, field in kind.model_fields.items())
+        } - offered
         assert made <= SET_BY_CHART
         assert not made & offered
 
 
 def test_a_setting_among_the_values_reaches_the_service_as_it_was_written(no_environment):
     settings = {"slots": 8, "queues": "default, gpu", "heartbeat_seconds": 0.5, "memory_bytes": 1_500_000_000}
-    container = changed({f"services.worker.settings.{name}": value for name, value in settings.items()}).container("worker")
+    container = changed({f"services.worker.settings.{name}": value for name, value in settings.items()}).container(
+        "worker"
+    )
     for name, value in _environment(container).items():
         no_environment.setenv(name, value)
     assert settings.items() <= SETTINGS["worker"]().model_dump().items()
@@ -126,7 +128,8 @@ def test_lists_among_the_settings_reach_the_service(no_environment):
 
 
 @pytest.mark.parametrize(
-    ("service", "kind"), [(name, SETTINGS[name]) for name in ("workflows", "executor", "vector")] + [("auth", DatabaseSettings)]
+    ("service", "kind"),
+    [(name, SETTINGS[name]) for name in ("workflows", "executor", "vector")] + [("auth", DatabaseSettings)],
 )
 def test_a_migration_reads_its_settings_from_what_its_job_gets(service, kind, no_environment):
     (container,) = release("dev").one("Job", f"migrate-{service}")["spec"]["template"]["spec"]["containers"]
@@ -141,7 +144,9 @@ def test_a_migration_reads_its_settings_from_what_its_job_gets(service, kind, no
 def test_a_service_holds_no_secret_of_another():
     held = {}
     for service in SERVICES:
-        references = (each.get("valueFrom", {}).get("secretKeyRef") for each in release("dev").container(service)["env"])
+        references = (
+            each.get("valueFrom", {}).get("secretKeyRef") for each in release("dev").container(service)["env"]
+        )
         held[service] = {f"{each['name']}/{each['key']}" for each in references if each}
     internal = {"headrace-keys/internal-key"}
     assert held["worker"] == {"headrace-nats/worker"}
@@ -202,7 +207,9 @@ def test_libraries_that_compute_are_told_how_many_cores_the_pod_has():
 
 
 def test_hosts_that_workers_may_or_may_not_connect_to_are_read_by_their_rules():
-    container = changed({"egress.allow": ["10.0.0.5:5432", "internal:443"], "egress.deny": ["db.example.com:5432"]}).container("worker")
+    container = changed(
+        {"egress.allow": ["10.0.0.5:5432", "internal:443"], "egress.deny": ["db.example.com:5432"]}
+    ).container("worker")
     environment = _environment(container)
     assert len(parse_host_ports(environment["HEADRACE_EGRESS_ALLOW"])) == 2
     assert len(parse_host_ports(environment["HEADRACE_EGRESS_DENY"])) == 1
@@ -225,7 +232,9 @@ def test_the_llm_service_is_told_of_models_and_of_vllm_servers(no_environment, t
 
 def test_pods_of_the_llm_service_are_replaced_when_the_list_of_models_changes():
     def checksum(context: int) -> str:
-        rendered = changed({"llm.models": [{"name": "m", "backend": "openai", "base_url": "http://m", "context_length": context}]})
+        rendered = changed(
+            {"llm.models": [{"name": "m", "backend": "openai", "base_url": "http://m", "context_length": context}]}
+        )
         annotation = rendered.workload("llm")["spec"]["template"]["metadata"]["annotations"]["checksum/config"]
         assert isinstance(annotation, str)
         return annotation

@@ -60,7 +60,9 @@ def test_no_pod_gets_a_token_or_variables_of_services(size):
 
 def test_every_service_has_an_account_of_its_own(size):
     accounts = {each["metadata"]["name"] for each in release(size).of("ServiceAccount")}
-    used = [template["spec"]["serviceAccountName"] for owner, template in release(size).pods() if "-migrate-" not in owner]
+    used = [
+        template["spec"]["serviceAccountName"] for owner, template in release(size).pods() if "-migrate-" not in owner
+    ]
     assert len(used) == len(set(used))
     assert set(used) | {f"{RELEASE}-migrate"} == accounts
 
@@ -111,7 +113,9 @@ def test_every_pod_may_take_longer_to_end_than_its_service_does(size):
             "vector": lambda _: grpc_grace + indexes._SHUTDOWN_SECONDS + 5,
         }.get(service, lambda _: grpc_grace)(container)
         pause = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
-        assert release(size).workload(service)["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] > pause + stop
+        assert (
+            release(size).workload(service)["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] > pause + stop
+        )
 
 
 def test_those_who_are_called_serve_on_until_nobody_calls(size):

@@ -90,7 +90,9 @@ def _is(other: Peer | str, peer: Peer) -> bool:
         return False
     namespaces = peer.get("namespaceSelector", {}).get("matchLabels", {"kubernetes.io/metadata.name": NAMESPACE})
     labels = peer.get("podSelector", {}).get("matchLabels", {})
-    return namespaces == {"kubernetes.io/metadata.name": other["namespace"]} and labels.items() <= other["labels"].items()
+    return (
+        namespaces == {"kubernetes.io/metadata.name": other["namespace"]} and labels.items() <= other["labels"].items()
+    )
 
 
 def _in(namespace: str, **labels: str) -> Peer:
@@ -178,7 +180,9 @@ def test_vllm_servers_are_called_by_the_llm_service_alone():
 def test_only_workers_reach_the_public_internet_unless_models_are_there():
     network = Network(release("small"))
     assert {each for each in network.components if network.may_send(each, "93.184.216.34", 443)} == {"worker"}
-    network = Network(changed({"networkPolicy.publicInternet.llm": True, "networkPolicy.publicInternet.worker": False}, "ha"))
+    network = Network(
+        changed({"networkPolicy.publicInternet.llm": True, "networkPolicy.publicInternet.worker": False}, "ha")
+    )
     assert {each for each in network.components if network.may_send(each, "93.184.216.34", 443)} == {
         "llm",
         "vllm-qwen3-4b",
@@ -203,14 +207,23 @@ def _edges(peers: list[Peer]) -> Iterator[IPv4Address | IPv6Address]:
             yield from (last + 1,) if int(last) < 2**network.max_prefixlen - 1 else ()
 
 
-@pytest.mark.parametrize("address", ["10.0.0.1", "172.20.1.1", "192.168.1.1", "169.254.169.254", "100.100.100.200", "127.0.0.1"])
+@pytest.mark.parametrize(
+    "address", ["10.0.0.1", "172.20.1.1", "192.168.1.1", "169.254.169.254", "100.100.100.200", "127.0.0.1"]
+)
 def test_workers_reach_no_address_inside(address):
     network = Network(release("ha"))
     assert not any(network.may_send("worker", address, port) for port in (80, 443, 5432, 6443, 10250))
 
 
 def test_public_networks_of_the_cluster_and_ports_that_are_not_wanted_are_left_out():
-    network = Network(changed({"networkPolicy.publicInternet.ports": [443], "networkPolicy.publicInternet.exceptCluster": ["34.118.224.0/20", "2600:1900::/28"]}))
+    network = Network(
+        changed(
+            {
+                "networkPolicy.publicInternet.ports": [443],
+                "networkPolicy.publicInternet.exceptCluster": ["34.118.224.0/20", "2600:1900::/28"],
+            }
+        )
+    )
     assert network.may_send("worker", "34.118.223.1", 443)
     assert not network.may_send("worker", "34.118.224.1", 443)
     assert network.may_send("worker", "2a00:1450::1", 443)
@@ -220,7 +233,17 @@ def test_public_networks_of_the_cluster_and_ports_that_are_not_wanted_are_left_o
 
 def test_a_service_gets_further_rules():
     rule = {"to": [{"ipBlock": {"cidr": "10.9.0.0/16"}}], "ports": [{"port": 443}]}
-    network = Network(changed({"services.worker.extraEgress": [rule], "services.gateway.extraIngress": [{"from": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "tools"}}}]}]}, "small"))
+    network = Network(
+        changed(
+            {
+                "services.worker.extraEgress": [rule],
+                "services.gateway.extraIngress": [
+                    {"from": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "tools"}}}]}
+                ],
+            },
+            "small",
+        )
+    )
     assert network.may_send("worker", "10.9.1.1", 443)
     assert not network.may_send("llm", "10.9.1.1", 443)
     assert network.may_receive("gateway", _in("tools"), HTTP)
