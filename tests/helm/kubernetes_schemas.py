@@ -1,4 +1,4 @@
-"""JSON schemas of Kubernetes' objects, from the wheel `kubernetes-validate`; of those of operators, what the chart uses."""
+"""JSON schemas of Kubernetes' objects, from `kubernetes-validate`; of operators' objects, what the chart uses."""
 
 from __future__ import annotations
 
