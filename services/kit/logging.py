@@ -47,6 +47,6 @@ def configure_logging(service: str, settings: CommonSettings | None = None) -> N
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level)
-    for noisy in ("httpx", "httpcore", "nats", "uvicorn.access", "alembic"):
+    for noisy in ("httpx", "nats", "uvicorn.access", "alembic"):
         logging.getLogger(noisy).setLevel(max(level, logging.WARNING))
     structlog.contextvars.bind_contextvars(service=service)

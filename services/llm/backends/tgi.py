@@ -6,10 +6,12 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
+import aiohttp
+import orjson
 
 from services.kit.errors import DomainError
 from services.llm.backends.failover import ask_one, stream_from_one
+from services.llm.backends.http import CONNECT_SECONDS, connection_failed, open_session
 from services.llm.backends.openai_wire import error_from_answer, finish_reason, message_json, tools_json
 from services.llm.domain.errors import (
     ModelRateLimitedError,
@@ -20,7 +22,7 @@ from services.llm.domain.errors import (
 from services.llm.domain.model import Ending, Generation, Message, Piece, ToolCall, Usage, Vectors
 from services.llm.domain.routing import Replica, Replicas
 
-_CONNECT_SECONDS = 3.0
+_HEALTH_TIMEOUT = aiohttp.ClientTimeout(total=CONNECT_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ class Tgi:
         self._context_length = options.context_length
         headers = {"authorization": f"Bearer {options.api_key}"} if options.api_key else {}
         # For what the hub's client lacks: health, limits, tokenizer.
-        self._client = httpx.AsyncClient(headers=headers, timeout=options.silence_seconds, trust_env=False)
+        self._client = open_session(headers, silence=options.silence_seconds)
 
     @property
     def context_length(self) -> int:
@@ -87,7 +89,7 @@ class Tgi:
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._client.aclose()
+        await self._client.close()
 
     async def _read_answer(self, replica: Replica, generation: Generation) -> AsyncGenerator[Piece, None]:
         from huggingface_hub import AsyncInferenceClient
@@ -161,31 +163,34 @@ class Tgi:
     async def _ask(self, path: str, body: Mapping[str, Any]) -> Any:
         async def ask(replica: Replica) -> Any:
             try:
-                response = await self._client.post(replica.url + path, json=body)
-            except httpx.HTTPError as error:
-                raise ModelUnavailableError(
-                    self._name, f"the connection to its server failed ({type(error).__name__})."
-                ) from error
-            if response.status_code in (404, 405):
+                async with self._client.post(replica.url + path, json=body, allow_redirects=False) as response:
+                    content = await response.read()
+            except TimeoutError as error:
+                raise ModelUnavailableError(self._name, "its server does not answer in time.") from error
+            except aiohttp.ClientError as error:
+                raise connection_failed(self._name, error) from error
+            if response.status in (404, 405):
                 raise UnsupportedError(self._name, "count tokens: this version of TGI shows no tokenizer")
-            if response.status_code != 200:
-                raise error_from_answer(self._name, response.status_code, response.headers, response.content)
-            return response.json()
+            if response.status != 200:
+                raise error_from_answer(self._name, response.status, response.headers, content)
+            return orjson.loads(content)
 
         return await ask_one(self._name, self._replicas, ask)
 
     async def _check_replica(self, replica: Replica) -> bool:
         try:
-            response = await self._client.get(replica.url + "/health", timeout=_CONNECT_SECONDS)
-            if response.status_code == 200 and not self._context_length:
-                info = await self._client.get(replica.url + "/info", timeout=_CONNECT_SECONDS)
-                self._context_length = int(info.json().get("max_total_tokens") or 0) if info.is_success else 0
-        except httpx.HTTPError:
+            async with self._client.get(replica.url + "/health", timeout=_HEALTH_TIMEOUT) as response:
+                is_well = response.status == 200
+            if is_well and not self._context_length:
+                async with self._client.get(replica.url + "/info", timeout=_HEALTH_TIMEOUT) as response:
+                    info = orjson.loads(await response.read()) if response.ok else {}
+                self._context_length = int(info.get("max_total_tokens") or 0)
+        except (aiohttp.ClientError, TimeoutError):
             replica.breaker.failed()
             return False
         except (ValueError, TypeError, AttributeError):
             pass  # `/info` is a convenience: generation does not depend on it.
-        return response.status_code == 200
+        return is_well
 
 
 class _Reading:

@@ -10,6 +10,7 @@ from headrace.llm.v1.llm_service_pb2_grpc import LlmServiceServicer
 
 from services.llm.domain.catalogue import Catalogue
 from services.llm.domain.model import Usage
+from services.llm.domain.pacing import paced
 from services.llm.domain.streaming import Answering
 from services.llm.transport.convert import (
     content_from_proto,
@@ -50,7 +51,7 @@ class LlmGrpc(LlmServiceServicer):
         """Write an answer piece by piece."""
         generation = generation_from_proto(request.messages, request.options)
         name, stream = self._answering.stream(request.model, generation)
-        async with aclosing(stream) as pieces:
+        async with aclosing(paced(stream)) as pieces:
             async for piece in pieces:
                 response = pb.StreamGenerateResponse(delta=piece.delta, model=name)
                 if piece.ending is not None and piece.ending.usage is not None:
