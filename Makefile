@@ -24,6 +24,7 @@ check: dev ## Lint, types, import rules, contracts, drift of generated files; ch
 	$(PYTHON) -m tools.proto --check
 	$(PYTHON) -m tools.openapi --check
 	$(PYTHON) -m tools.configuration --check
+	$(PYTHON) -m tools.chart --check
 
 fmt: dev ## Format the code and mend what can be mended
 	$(BIN)/ruff check --fix-only --quiet
