@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import asyncpg
-import httpx
 
 from tests.bench import targets
 from tests.bench.machine import describe, percentile
@@ -78,8 +78,8 @@ class Clients:
         self._gateways = gateways
         self._log = log
         self._workflows: list[tuple[str, Workflow]] = []
-        limits = httpx.Limits(max_connections=None)
-        self._client = httpx.AsyncClient(timeout=60, trust_env=False, limits=limits)
+        connector = aiohttp.TCPConnector(limit=0)
+        self._client = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60), connector=connector)
 
     async def sign_in(self, credentials: dict[str, str]) -> None:
         """Log in as the administrator."""
@@ -126,23 +126,24 @@ class Clients:
             status, failure, pause = 0, "", 0.1
             try:
                 url = f"{self._gateways.next()}/api/v1{path}"
-                answer = await self._client.request(method, url, json=body, headers=headers)
-                status, after = answer.status_code, answer.headers.get("Retry-After")
+                async with self._client.request(method, url, json=body, headers=headers) as answer:
+                    content = await answer.read()
+                status, after = answer.status, answer.headers.get("Retry-After")
                 if status >= 300 and not (status in _REPEATED and after):
-                    failure = f"{method} {path}: {status} {answer.text[:200]}"
+                    failure = f"{method} {path}: {status} {content[:200]!r}"
                 pause = float(after or pause)
-            except httpx.TransportError as error:
+            except (aiohttp.ClientError, TimeoutError) as error:
                 failure = f"{method} {path}: {error!r}"
             self.answers.append(Answer(at, time.perf_counter() - began, status, failure))
             if 200 <= status < 300:
-                return answer.json()
+                return json.loads(content)
             if 400 <= status < 500 and failure:
                 raise AssertionError(failure)  # another try gets the same
             await asyncio.sleep(pause)  # as the answer asks for
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._client.aclose()
+        await self._client.close()
 
 
 async def _restart(stack: LocalStack, gateways: Gateways, service: str) -> None:
@@ -229,6 +230,8 @@ async def rolling(rate: float, folder: Path) -> list[str]:
         await await_until(lambda: _all_ended(dsn), within=60)
         history = await read_history(dsn, log, ledger_file)
         _report(clients, phases)
+        for reason, nodes in (await _failed_nodes(dsn)).items():
+            print(f"{nodes} nodes failed: {reason}")
         print(f"{len(history.accepted)} runs; {describe()}")
         return [answer.failure for answer in clients.answers if answer.failure] + history.violations()
 
@@ -237,6 +240,15 @@ async def _all_ended(dsn: str) -> bool:
     connection = await asyncpg.connect(dsn)
     try:
         return not await connection.fetchval("SELECT count(*) FROM executor.runs WHERE status < 4")
+    finally:
+        await connection.close()
+
+
+async def _failed_nodes(dsn: str) -> Counter[str]:
+    connection = await asyncpg.connect(dsn)
+    try:
+        rows = await connection.fetch("SELECT node_key, error FROM executor.node_executions WHERE error IS NOT NULL")
+        return Counter(f"{row['node_key']}: {row['error'].decode()[:300]}" for row in rows)
     finally:
         await connection.close()
 
