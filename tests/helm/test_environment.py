@@ -148,7 +148,7 @@ def test_a_service_holds_no_secret_of_another():
             each.get("valueFrom", {}).get("secretKeyRef") for each in release("dev").container(service)["env"]
         )
         held[service] = {f"{each['name']}/{each['key']}" for each in references if each}
-    internal = {"headrace-keys/internal-key"}
+    internal = {"headrace-keys/internal-key", "headrace-keys/previous-internal-keys"}
     assert held["worker"] == {"headrace-nats/worker"}
     assert held["gateway"] == held["llm"] == internal
     assert held["workflows"] == internal | {"headrace-postgresql/workflows"}

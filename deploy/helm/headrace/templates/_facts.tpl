@@ -19,6 +19,7 @@ gateway:
   calls: [auth, workflows, executor, llm, vector]
   keys:
     HEADRACE_INTERNAL_KEY: internalKey
+    HEADRACE_PREVIOUS_INTERNAL_KEYS: previousInternalKeys?
   stop: {setting: stop_timeout_seconds, seconds: 5}
 auth:
   image: auth
@@ -26,6 +27,7 @@ auth:
   postgresql: true
   keys:
     HEADRACE_INTERNAL_KEY: internalKey
+    HEADRACE_PREVIOUS_INTERNAL_KEYS: previousInternalKeys?
     HEADRACE_AUTH_SIGNING_KEY: signingKey
     HEADRACE_AUTH_PREVIOUS_PUBLIC_KEYS: previousPublicKeys?
     HEADRACE_AUTH_PEPPER: pepper
@@ -39,6 +41,7 @@ workflows:
   calls: [executor]
   keys:
     HEADRACE_INTERNAL_KEY: internalKey
+    HEADRACE_PREVIOUS_INTERNAL_KEYS: previousInternalKeys?
   stop: {seconds: 15}
 executor:
   image: executor
@@ -48,6 +51,7 @@ executor:
   calls: [workflows]
   keys:
     HEADRACE_INTERNAL_KEY: internalKey
+    HEADRACE_PREVIOUS_INTERNAL_KEYS: previousInternalKeys?
   stop: {seconds: 25} # 10 for calls under way, then commits that wait
 worker:
   image: executor
@@ -61,6 +65,7 @@ llm:
   threads: true
   keys:
     HEADRACE_INTERNAL_KEY: internalKey
+    HEADRACE_PREVIOUS_INTERNAL_KEYS: previousInternalKeys?
   stop: {setting: stop_seconds, seconds: 10}
 vector:
   image: vector
@@ -70,6 +75,7 @@ vector:
   threads: true
   keys:
     HEADRACE_INTERNAL_KEY: internalKey
+    HEADRACE_PREVIOUS_INTERNAL_KEYS: previousInternalKeys?
   stop: {seconds: 30} # 10 for calls under way, 8 to write indexes, 5 for the pool
 {{- end -}}
 
