@@ -196,6 +196,8 @@ async def test_a_new_key_encryption_key_takes_over(
     assert await resolve(KeyRing(following)) == both  # wrapped anew in passing
     with pytest.raises(InternalError):
         await auth.resolve(project, "secret")
+    assert await resolve(KeyRing(present, [following])) == both
+    assert (await auth.resolve(project, "secret"))[0] == "http_bearer"
 
 
 async def test_all_projects_can_be_put_under_a_new_key_so_that_the_old_one_may_go(
