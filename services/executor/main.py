@@ -16,6 +16,7 @@ from services.executor.domain.dispatch import Dispatcher
 from services.executor.domain.housekeeping import Housekeeper
 from services.executor.domain.jobs import Jobs
 from services.executor.domain.limit_settings import LimitSettings
+from services.executor.domain.measures import run_moved
 from services.executor.domain.refill import Refill
 from services.executor.domain.resume_tokens import ResumeTokens
 from services.executor.domain.retention import RetentionSettings
@@ -153,7 +154,7 @@ def _start(stack: AsyncExitStack, *parts: Committer | Sweeper | Refill | Houseke
 
 def _turns(pool: Pool, versions: Versions, committer: Committer, bus: Bus) -> Turns:
     turns = Turns(PostgresTurnStore(pool), versions, committer)
-    bus.tell(turns.moved)
+    bus.tell(run_moved, turns.moved)
     return turns
 
 

@@ -16,7 +16,7 @@ async def test_calls_go_first_come_first_served_and_no_more_than_allowed_at_once
 
     async def call(number: int) -> None:
         nonlocal under_way, most
-        async with admission.enter():
+        async with admission.enter(1):
             order.append(number)
             under_way += 1
             most = max(most, under_way)
@@ -32,15 +32,15 @@ async def test_calls_go_first_come_first_served_and_no_more_than_allowed_at_once
 
 async def test_a_full_queue_refuses_and_one_who_leaves_it_makes_room():
     admission = Admission("unit-full", max_concurrency=1, max_queue=1)
-    async with admission.enter():
-        waiting = asyncio.ensure_future(admission.enter().__aenter__())
+    async with admission.enter(1):
+        waiting = asyncio.ensure_future(admission.enter(1).__aenter__())
         await asyncio.sleep(0)
         with pytest.raises(QueueFullError) as caught:
-            await admission.enter().__aenter__()
+            await admission.enter(1).__aenter__()
         assert 1 <= caught.value.retry_after <= 60
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
-        second = asyncio.ensure_future(admission.enter().__aenter__())
+        second = asyncio.ensure_future(admission.enter(1).__aenter__())
         await asyncio.sleep(0)
         assert not second.done()
         second.cancel()
