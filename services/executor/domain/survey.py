@@ -13,8 +13,6 @@ from services.kit.errors import DomainError
 
 log = structlog.get_logger(__name__)
 
-INLINE = "inline"
-"""What the queue of node executions that executors run themselves is called in metrics."""
 _LEAST_PAUSE = 5.0
 _REST = 20
 """The pause is at least so many times what counting took: a backlog of a million must not be made longer by it."""
@@ -54,7 +52,7 @@ class Survey:
 
     def __init__(self, store: CountStore, queues: list[str]) -> None:
         self._store = store
-        self._queues = [*queues, INLINE]
+        self._queues = queues
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
