@@ -67,4 +67,6 @@ def serve_metrics(listen: str) -> None:
     """Serve Prometheus metrics at `http://<listen>/metrics` from a thread of its own; nothing when it is empty."""
     if listen:
         host, _, port = listen.rpartition(":")
+        # When each counter was made: a series more for each, and nobody asks.
+        prometheus_client.disable_created_metrics()
         prometheus_client.start_http_server(int(port), addr=host)
