@@ -24,7 +24,7 @@ Serve = Callable[[AsyncExitStack], Awaitable[None]]
 def run(service: str, serve: Serve, *, at_edge: bool = False) -> None:
     """Run a service until SIGTERM or SIGINT, then undo its exit stack and return. `at_edge`: strangers call it.
 
-    Ends the process with status 2 and a sentence per setting when the environment is incomplete or wrong.
+    Ends the process with status 1 and a sentence per setting when the environment is incomplete or wrong.
     """
     configure_logging(service)
     try:

@@ -88,7 +88,7 @@ def start_tracing(service: str, *, at_edge: bool = False) -> Callable[[], None]:
     # What the environment says of the resource comes last, and wins.
     resource = Resource.create(own).merge(OTELResourceDetector().detect())
     provider = TracerProvider(
-        sampler=_sampler(settings, trusts_remote=settings.trust_traceparent or not at_edge),
+        sampler=sampler_of(settings, trusts_remote=settings.trust_traceparent or not at_edge),
         resource=resource,
         shutdown_on_exit=False,
     )
@@ -108,7 +108,8 @@ def _nothing() -> None:
     """There is nothing to flush."""
 
 
-def _sampler(settings: TracingSettings, *, trusts_remote: bool) -> sampling.Sampler:
+def sampler_of(settings: TracingSettings, *, trusts_remote: bool) -> sampling.Sampler:
+    """Who decides what is recorded; `trusts_remote`: callers, for what they call."""
     kind = settings.sampler.removeprefix("parentbased_")
     root: sampling.Sampler
     if kind == "traceidratio":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -156,6 +157,14 @@ async def test_spans_hold_nothing_that_users_said_sent_or_got(traced, receiver: 
     services = {resource["service.name"] for resource in receiver.resources}
     assert {"headrace-gateway", "headrace-executor", "headrace-worker", "headrace-llm"} <= services
     assert all(resource["service.version"] and resource["service.instance.id"] for resource in receiver.resources)
+
+
+async def test_logs_hold_nothing_that_users_said_sent_or_got(traced, stack: LocalStack) -> None:
+    assert traced
+    logs = {Path(process["log"]) for process in stack.state["processes"]}
+    assert len(logs) > 10
+    for log in logs:
+        assert CANARY not in log.read_text(errors="replace"), log
 
 
 async def test_outsiders_are_not_told_of_the_trace(traced, outside: RawServer) -> None:
