@@ -68,5 +68,5 @@ def serve_metrics(listen: str) -> None:
     if listen:
         host, _, port = listen.rpartition(":")
         # When each counter was made: a series more for each, and nobody asks.
-        prometheus_client.disable_created_metrics()
+        prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
         prometheus_client.start_http_server(int(port), addr=host)

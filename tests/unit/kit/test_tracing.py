@@ -52,6 +52,11 @@ def test_a_context_survives_its_text_and_what_is_malformed_is_none() -> None:
     assert is_recorded(SAMPLED)
     assert not is_recorded(UNSAMPLED)
     assert not is_recorded("")
+    for ratio in (0.0, 1.0):
+        settings = TracingSettings.model_construct(sampler="parentbased_traceidratio", sampler_arg=ratio)
+        provider = TracerProvider(sampler=sampler_of(settings, trusts_remote=True), shutdown_on_exit=False)
+        begun_here = provider.get_tracer("test").start_span("root")
+        assert is_recorded(traceparent_of(begun_here)) == begun_here.is_recording()
     token = context.attach(context_of(SAMPLED))
     try:
         for text in ("", "nonsense", SAMPLED.replace("4bf9", "4BXX"), "00-" + "0" * 32 + "-00f067aa0ba902b7-01"):
