@@ -10,7 +10,7 @@ from opentelemetry import trace
 from opentelemetry.util.types import AttributeValue
 
 from services.kit.errors import DomainError
-from services.kit.grpc_status import error_from_rpc
+from services.kit.grpc_status import error_from_rpc, is_unreachable
 from services.kit.identity import TokenSource
 from services.kit.logging import CURRENT_REQUEST
 from services.kit.tracing import client_span, mark_failed, traceparent_of
@@ -60,9 +60,9 @@ def open_channel(target: str) -> grpc.aio.Channel:
 class Rpc:
     """Makes calls under one identity.
 
-    A failed call raises the DomainError that the server raised. Calls by a read verb are tried again, up to four times
-    in all and within the deadline, while the service cannot be reached; others are not, because nobody knows whether
-    they happened.
+    A failed call raises the DomainError that the server raised. Calls by a read verb, and streams of which nothing has
+    come, are tried again, up to four times in all and within the deadline, while the service cannot be reached; others
+    are not, because nobody knows whether they happened.
     """
 
     def __init__(self, tokens: TokenSource) -> None:
@@ -104,17 +104,29 @@ class Rpc:
         timeout: float,  # noqa: ASYNC109 - as above
         token: str | None = None,
     ) -> AsyncIterator[ResponseT]:
-        """Iterate over a streaming method. Leaving the iteration cancels the call."""
+        """Iterate over a streaming method, which must change nothing. Leaving the iteration cancels the call."""
         facts = rpc_facts(getattr(method, "_method", b""))
+        deadline = asyncio.get_running_loop().time() + timeout
         span = client_span(facts.name, facts.attributes)
-        call = method(request, timeout=timeout, metadata=self._metadata(token, span))
         try:
-            async for message in call:
-                yield message
-        except grpc.aio.AioRpcError as failure:
-            raise _failed(span, failure) from failure
+            for attempt in range(1, _READ_ATTEMPTS + 1):
+                left = deadline - asyncio.get_running_loop().time()
+                call = method(request, timeout=max(left, 0.001), metadata=self._metadata(token, span))
+                has_begun = False
+                try:
+                    async for message in call:
+                        has_begun = True
+                        yield message
+                    return
+                except grpc.aio.AioRpcError as failure:
+                    pause = 0.05 * 2**attempt
+                    may_repeat = attempt < _READ_ATTEMPTS and pause < left and not has_begun
+                    if not (may_repeat and is_unreachable(failure)):
+                        raise _failed(span, failure) from failure
+                finally:
+                    call.cancel()
+                await asyncio.sleep(pause)
         finally:
-            call.cancel()
             span.end()
 
     def _metadata(self, token: str | None, span: trace.Span) -> list[tuple[str, str]]:

@@ -74,6 +74,11 @@ async def abort(context: "grpc.aio.ServicerContext[Any, Any]", error: DomainErro
     await context.abort(status.code, status.details, tuple(status.trailing_metadata))
 
 
+def is_unreachable(failure: grpc.aio.AioRpcError) -> bool:
+    """No server of ours has answered: there is no connection, or it broke."""
+    return failure.code() is grpc.StatusCode.UNAVAILABLE and rpc_status.from_call(failure) is None
+
+
 def error_from_rpc(failure: grpc.aio.AioRpcError) -> DomainError:
     """The DomainError that a failed call stands for, rebuilt from its status.
 

@@ -1,8 +1,10 @@
 """Calls between services over real sockets: identity, deadlines, and every error as it was raised."""
 
+import asyncio
 import base64
 import os
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from itertools import pairwise
 
 import grpc
@@ -115,6 +117,20 @@ async def test_a_stream_delivers_what_came_before_its_error(served, stub):
     with pytest.raises(errors.UnavailableError):
         await read()
     assert pieces == ["a"]
+
+
+async def test_a_stream_whose_server_goes_before_it_has_answered_is_taken_by_the_next(served, tmp_path):
+    def leave(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.transport.abort()
+        with suppress(FileNotFoundError):  # it came again before the next one was found
+            (tmp_path / "s").rename(leaving)
+
+    leaving = tmp_path / "leaving"
+    async with await asyncio.start_unix_server(leave, leaving), open_channel(f"unix:{leaving}") as channel:
+        rpc, stub = Rpc(TOKENS.for_service("test")), LlmServiceStub(channel)
+        stream = rpc.stream(stub.StreamGenerate, pb.StreamGenerateRequest(), timeout=5)
+        assert [piece.delta async for piece in stream] == ["a"]
+    assert not (tmp_path / "s").exists()
 
 
 async def test_a_call_without_a_deadline_is_refused(served, stub):
