@@ -88,8 +88,8 @@ class Rpc:
                     return await method(request, timeout=max(left, 0.001), metadata=self._metadata(token, span))
                 except grpc.aio.AioRpcError as failure:
                     pause = 0.05 * 2**attempt
-                    again = failure.code() is grpc.StatusCode.UNAVAILABLE and attempt < attempts and pause < left
-                    if not again:
+                    is_away = failure.code() is grpc.StatusCode.UNAVAILABLE or is_unreachable(failure)
+                    if not (is_away and attempt < attempts and pause < left):
                         raise _failed(span, failure) from failure
                 await asyncio.sleep(pause)
             raise AssertionError("the last attempt returns or raises")
