@@ -18,6 +18,24 @@ from tests.support.waiting import await_until
 
 CANARY = f"canary{secrets.token_hex(8)}"
 """In all that users say and models answer."""
+LAST = {
+    ("headrace-gateway", "POST /api/v1/workflows/{workflow_id}/runs"),
+    ("headrace-executor", "run succeeded"),
+    ("headrace-executor", "approval answered"),
+    ("headrace-worker", "llm_call"),
+    ("headrace-worker", "http_request"),
+    ("headrace-llm", "headrace.llm.v1.LlmService/StreamGenerate"),
+}
+"""What each process ends last of the run."""
+LAST_OF_ANSWER = {
+    ("headrace-gateway", "POST /api/v1/runs/{run_id}/nodes/{node_key}/resume"),
+    ("headrace-executor", "headrace.executor.v1.ExecutorService/ResumeNode"),
+}
+
+
+def ends(receiver: Receiver, trace_id: str) -> set[tuple[str, str]]:
+    """Services and names of a trace's spans."""
+    return {(span.service, span.name) for span in receiver.of(trace_id)}
 
 
 def traceparent(*, sampled: bool = True) -> tuple[str, str, str]:
@@ -73,10 +91,9 @@ async def traced(stack: LocalStack, outside: RawServer, receiver: Receiver) -> d
         )
         ended = await user.ended(run["id"])
         assert ended["status"] == "succeeded", ended
-        await await_until(lambda: any(span.name == "run succeeded" for span in receiver.of(began[0])), within=20)
-        chats = lambda: [span for span in receiver.of(began[0]) if span.attributes.get("gen_ai.operation.name")]  # noqa: E731
-        await await_until(chats, within=20)
-        await await_until(lambda: len(receiver.of(resumed[0])) >= 3, within=20)
+        # Every process sends what it has by itself, the last to end last.
+        await await_until(lambda: ends(receiver, began[0]) >= LAST, within=20)
+        await await_until(lambda: ends(receiver, resumed[0]) >= LAST_OF_ANSWER, within=20)
         return {"run": ended, "workflow": workflow_id, "began": began, "resumed": resumed}
     finally:
         await user.http.aclose()
