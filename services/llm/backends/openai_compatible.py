@@ -9,7 +9,6 @@ import array
 import asyncio
 import base64
 import binascii
-import io
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
@@ -21,7 +20,7 @@ import orjson
 
 from services.kit.errors import DomainError, UnavailableError
 from services.llm.backends.failover import ask_one, stream_from_one
-from services.llm.backends.http import CONNECT_SECONDS, connection_failed, open_session
+from services.llm.backends.http import CONNECT_SECONDS, connection_failed, open_session, post
 from services.llm.backends.openai_wire import ChatStream, chat_json, error_from_answer, message_json
 from services.llm.domain.errors import ModelUnavailableError, UnsupportedError
 from services.llm.domain.model import Generation, Message, Piece, Vectors
@@ -166,8 +165,7 @@ class OpenAICompatible:
     async def _post(self, url: str, content: bytes) -> AsyncIterator[aiohttp.ClientResponse]:
         """A response of status 200, its body unread. Raises the DomainError that any other outcome means."""
         try:
-            # As a file: aiohttp warns of bytes that are large.
-            async with self._client.post(url, data=io.BytesIO(content), allow_redirects=False) as response:
+            async with await post(self._client, url, content) as response:
                 if response.status != 200:
                     body = await _read_bounded(response, self._name, limit=_MAX_ERROR_BYTES)
                     raise error_from_answer(self._name, response.status, response.headers, body)

@@ -11,7 +11,7 @@ import orjson
 
 from services.kit.errors import DomainError
 from services.llm.backends.failover import ask_one, stream_from_one
-from services.llm.backends.http import CONNECT_SECONDS, connection_failed, open_session
+from services.llm.backends.http import CONNECT_SECONDS, connection_failed, open_session, post
 from services.llm.backends.openai_wire import error_from_answer, finish_reason, message_json, tools_json
 from services.llm.domain.errors import (
     ModelRateLimitedError,
@@ -51,7 +51,9 @@ class Tgi:
         self._options = options
         self._replicas = Replicas(options.base_urls)
         self._context_length = options.context_length
-        headers = {"authorization": f"Bearer {options.api_key}"} if options.api_key else {}
+        headers = {"content-type": "application/json"}
+        if options.api_key:
+            headers["authorization"] = f"Bearer {options.api_key}"
         # For what the hub's client lacks: health, limits, tokenizer.
         self._client = open_session(headers, silence=options.silence_seconds)
 
@@ -163,7 +165,7 @@ class Tgi:
     async def _ask(self, path: str, body: Mapping[str, Any]) -> Any:
         async def ask(replica: Replica) -> Any:
             try:
-                async with self._client.post(replica.url + path, json=body, allow_redirects=False) as response:
+                async with await post(self._client, replica.url + path, orjson.dumps(body)) as response:
                     content = await response.read()
             except TimeoutError as error:
                 raise ModelUnavailableError(self._name, "its server does not answer in time.") from error

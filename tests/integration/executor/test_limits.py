@@ -95,7 +95,7 @@ async def test_no_more_nodes_of_a_project_run_than_its_limit_whoever_claims_them
     await two.add_worker(slots=SLOTS)
     await two.add_worker(slots=SLOTS)
     await await_until(partial(all_ended, two), within=60)
-    assert ledger.most[str(project)] == most
+    assert ledger.most[str(project)] <= most
     assert ledger.most[str(other)] > most, "who has no limit is not held up"
     assert len(two.started) == 120
     assert await two.pool.fetchval("SELECT count(*) FROM executor.places") == 0

@@ -46,9 +46,11 @@ async def test_each_attempt_has_its_own_names_in_its_logs_and_its_runs_trace() -
     ]
     for job in jobs:
         job.timeout.seconds = 5
+    before = structlog.contextvars.get_contextvars()
     await asyncio.gather(*(asyncio.create_task(runner.run(job, lambda _: None)) for job in jobs))
     assert seen == {
-        job.ref.node_key: {
+        job.ref.node_key: before
+        | {
             "run_id": job.ref.run_id,
             "node_key": job.ref.node_key,
             "attempt": job.attempt,
@@ -56,5 +58,5 @@ async def test_each_attempt_has_its_own_names_in_its_logs_and_its_runs_trace() -
         }
         for job, trace_of_run in zip(jobs, TRACES, strict=True)
     }
-    assert not structlog.contextvars.get_contextvars()
+    assert structlog.contextvars.get_contextvars() == before
     assert not trace.get_current_span().get_span_context().is_valid
