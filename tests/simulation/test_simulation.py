@@ -14,7 +14,7 @@ from tests.simulation.__main__ import explain
 from tests.simulation.mutants import MUTANTS, Mutant, catch
 from tests.simulation.world import simulate
 
-_SECONDS = 40.0
+_SECONDS = 20.0
 """For the slice."""
 _LEAST = 100
 """Seeds below which the slice would say nothing: something has become very slow."""
