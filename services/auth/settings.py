@@ -4,13 +4,13 @@ import base64
 from functools import partial
 
 from pydantic import Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from services.auth.domain.tokens import load_public_keys, load_signing_key
-from services.kit.settings import decode_key
+from services.kit.settings import EnvironmentSettings, decode_key
 
 
-class DatabaseSettings(BaseSettings):
+class DatabaseSettings(EnvironmentSettings):
     """All that `migrate` needs."""
 
     model_config = SettingsConfigDict(env_prefix="HEADRACE_AUTH_", extra="ignore")
