@@ -24,7 +24,7 @@ from pathlib import Path
 
 from deploy.local.files import write_private
 from deploy.local.home import Home
-from deploy.local.nats import server_config
+from deploy.local.nats_config import server_config
 from tests.support.servers import embedded_servers
 
 READY_FILE = "backends.json"

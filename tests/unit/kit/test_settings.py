@@ -24,7 +24,7 @@ def test_a_file_stands_for_the_variable_of_its_name(secrets: Path) -> None:
 
 
 def test_a_file_stands_for_a_variable_that_is_named_in_full(secrets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"LISTEN": "127.0.0.1:1", "POSTGRES_URL": "postgresql://a", "INDEX_DIR": "/tmp/x"}.items():
+    for name, value in {"LISTEN": "127.0.0.1:1", "POSTGRES_URL": "postgresql://a", "INDEX_DIR": "indexes"}.items():
         monkeypatch.setenv(f"HEADRACE_VECTOR_{name}", value)
     (secrets / "HEADRACE_LLM_TARGET").write_text("dns:///llm:50051")
     assert VectorSettings().llm_target == "dns:///llm:50051"
