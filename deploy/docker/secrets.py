@@ -47,9 +47,7 @@ def contents(secrets: Secrets) -> dict[str, str]:
         "HEADRACE_POSTGRES_URL": databases.url_with(
             _ADMIN_URL, database="postgres", user="postgres", password=admin_password
         ),
-        **{
-            f"HEADRACE_{service.upper()}_POSTGRES_URL": database_url(service) for service in databases.STATEFUL_SERVICES
-        },
+        **database_urls,
         # The monitoring port is for the health check in the same container alone.
         "nats.conf": json.dumps(nats | {"http": "127.0.0.1:8222"}, indent=1),
         **{f"{user}_nats_url": f"nats://{user}:{password}@nats:4222" for user, password in passwords.items()},

@@ -1,7 +1,7 @@
 """`headrace-healthcheck`: asks the service in the same container whether it is healthy; status 0 if it is.
 
-HEADRACE_SERVICE names the service, HEADRACE_<SERVICE>_LISTEN its port. The gateway is asked for `/readyz`, others by the
-gRPC health protocol.
+HEADRACE_SERVICE names the service, HEADRACE_<SERVICE>_LISTEN its port. The gateway is asked for `/readyz`, others by
+the gRPC health protocol.
 """
 
 import os
