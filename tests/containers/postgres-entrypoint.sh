@@ -6,7 +6,7 @@ if [ ! -s "$PGDATA/PG_VERSION" ]; then
     password=${POSTGRES_PASSWORD:-$(cat "$POSTGRES_PASSWORD_FILE")}
     mkdir -p "$PGDATA"
     # Made aside, so that a start that was cut short is not taken for a database.
-    made=$PGDATA/../made
+    made=$PGDATA.made
     rm -rf "$made"
     printf '%s' "$password" >/tmp/password
     initdb --auth=scram-sha-256 --username="$user" --pwfile=/tmp/password --encoding=UTF8 --pgdata="$made"
@@ -15,7 +15,7 @@ if [ ! -s "$PGDATA/PG_VERSION" ]; then
     if [ "${POSTGRES_DB:-$user}" != postgres ]; then
         echo "CREATE DATABASE \"${POSTGRES_DB:-$user}\";" | postgres --single -D "$made" postgres
     fi
-    rmdir "$PGDATA"
+    rm -rf "$PGDATA"
     mv "$made" "$PGDATA"
 fi
 exec postgres -c listen_addresses='*' -c unix_socket_directories=/var/run/postgresql "$@"
