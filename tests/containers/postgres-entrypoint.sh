@@ -4,7 +4,7 @@ set -eu
 if [ ! -s "$PGDATA/PG_VERSION" ]; then
     user=${POSTGRES_USER:-postgres}
     password=${POSTGRES_PASSWORD:-$(cat "$POSTGRES_PASSWORD_FILE")}
-    mkdir -p "$PGDATA"
+    mkdir -p "${PGDATA%/*}"
     # Made aside, so that a start that was cut short is not taken for a database.
     made=$PGDATA.made
     rm -rf "$made"
