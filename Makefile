@@ -3,7 +3,7 @@ PYTHON := .venv/bin/python
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help run test check fmt proto lock bench chaos soak simulate mutants clean local dev
+.PHONY: help run test check fmt proto lock bench chaos rolling soak simulate mutants clean local dev
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,7 @@ check: dev ## Lint, types, import rules, contracts, drift of generated files; ch
 	$(PYTHON) -m tools.proto --check
 	$(PYTHON) -m tools.openapi --check
 	$(PYTHON) -m tools.configuration --check
+	$(PYTHON) -m tools.chart --check
 
 fmt: dev ## Format the code and mend what can be mended
 	$(BIN)/ruff check --fix-only --quiet
@@ -40,6 +41,9 @@ bench: dev ## Measure; figures depend on the machine. ARGS="--help"
 
 chaos: dev ## Kill, stop, wipe and cut whatever there is while runs flow, and check every promise. ARGS="--faults 300 --seed 7"
 	@$(PYTHON) -m tests.chaos $(ARGS)
+
+rolling: dev ## Restart every service in turn under a steady load: no request may fail. ARGS="--rate 50"
+	@$(PYTHON) -m tests.chaos.rolling $(ARGS)
 
 soak: dev ## A steady load for an hour: does memory grow, do runs slow down? ARGS="--minutes 480 --rate 50"
 	@$(PYTHON) -m tests.bench.soak $(ARGS)

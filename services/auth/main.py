@@ -1,5 +1,6 @@
-"""Auth's process: `python -m services.auth.main [serve|migrate]`."""
+"""Auth's process: `python -m services.auth.main [serve|migrate|rewrap]`."""
 
+import asyncio
 import sys
 from contextlib import AsyncExitStack
 
@@ -15,14 +16,14 @@ from services.auth.domain.sessions import Sessions
 from services.auth.domain.store import Store
 from services.auth.domain.throttles import Throttles
 from services.auth.domain.tokens import AccessTokens, RefreshTokens, derive_key, load_public_keys, load_signing_key
-from services.auth.settings import DatabaseSettings, Settings, decode_keys
+from services.auth.settings import DatabaseSettings, Settings
 from services.auth.storage.postgres import PostgresStore
 from services.auth.transport.grpc import GRANT_METHODS, SERVICE_NAME, AuthServicer
 from services.kit.grpc_server import GrpcServer
 from services.kit.identity import CallerTokens
 from services.kit.lifecycle import run, serve_metrics
 from services.kit.postgres import open_engine, watched_health
-from services.kit.settings import InternalKeySettings, decode_key
+from services.kit.settings import InternalKeySettings, decode_key, decode_keys
 
 SCHEMA = "auth"
 
@@ -34,8 +35,10 @@ def main() -> None:
         run("auth", serve)
     elif command == "migrate":
         migrate_schema()
+    elif command == "rewrap":
+        print(f"{asyncio.run(rewrap(Settings()))} keys of projects are now wrapped by the present credential key.")
     else:
-        sys.exit("usage: python -m services.auth.main [serve|migrate]")
+        sys.exit("usage: python -m services.auth.main [serve|migrate|rewrap]")
 
 
 def migrate_schema() -> None:
@@ -45,6 +48,15 @@ def migrate_schema() -> None:
 
     url = DatabaseSettings().postgres_url.get_secret_value()
     migrate(url, schema=SCHEMA, migrations=migrations)
+
+
+async def rewrap(settings: Settings) -> int:
+    """Encrypt the keys of all projects by the present credential key: then no earlier one is needed any more."""
+    engine = open_engine(settings.postgres_url.get_secret_value())
+    try:
+        return await _credentials(PostgresStore(engine), settings).rewrap_all()
+    finally:
+        await engine.dispose()
 
 
 async def serve(stack: AsyncExitStack) -> None:
@@ -57,7 +69,7 @@ async def serve(stack: AsyncExitStack) -> None:
     stack.callback(passwords.close)
     server = GrpcServer(
         listen=settings.listen,
-        tokens=CallerTokens(decode_key(internal.internal_key)),
+        tokens=CallerTokens(*internal.keys),
         service_names=(SERVICE_NAME,),
         grant_methods=GRANT_METHODS,
     )
@@ -78,7 +90,6 @@ def build_servicer(store: Store, passwords: Passwords, settings: Settings) -> Au
         audience=settings.audience,
         other_public_keys=load_public_keys(settings.previous_public_keys.encode()),
     )
-    ring = KeyRing(decode_key(settings.credential_key), decode_keys(settings.previous_credential_keys))
     return AuthServicer(
         accounts=Accounts(store, passwords=passwords, throttles=throttles),
         sessions=Sessions(
@@ -90,9 +101,14 @@ def build_servicer(store: Store, passwords: Passwords, settings: Settings) -> Au
         ),
         projects=Projects(store),
         api_keys=ApiKeys(store, key=derive_key(pepper, "api keys")),
-        credentials=Credentials(store, ring=ring, hash_key=derive_key(pepper, "credential requests")),
+        credentials=_credentials(store, settings),
         jwks=access.jwks,
     )
+
+
+def _credentials(store: Store, settings: Settings) -> Credentials:
+    ring = KeyRing(decode_key(settings.credential_key), decode_keys(settings.previous_credential_keys))
+    return Credentials(store, ring=ring, hash_key=derive_key(decode_key(settings.pepper), "credential requests"))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,10 @@
 """What auth reads from the environment, prefix `HEADRACE_AUTH_`."""
 
-import base64
-from functools import partial
-
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from services.auth.domain.tokens import load_public_keys, load_signing_key
-from services.kit.settings import EnvironmentSettings, decode_key
+from services.kit.settings import EnvironmentSettings, decode_key, decode_keys
 
 
 class DatabaseSettings(EnvironmentSettings):
@@ -72,9 +69,3 @@ class Settings(DatabaseSettings):
         if any(len(key) != 32 for key in decode_keys(value)):
             raise ValueError("must be keys of 32 bytes, base64-encoded, comma-separated")
         return value
-
-
-def decode_keys(value: SecretStr) -> list[bytes]:
-    """The keys in a comma-separated list of base64. Raises ValueError when one is not base64."""
-    parts = (part.strip() for part in value.get_secret_value().split(","))
-    return list(map(partial(base64.b64decode, validate=True), filter(None, parts)))

@@ -54,7 +54,7 @@ from services.kit.ids import new_id
 from services.kit.lifecycle import run, serve_metrics
 from services.kit.pool import Pool
 from services.kit.postgres import open_engine, open_pool
-from services.kit.settings import InternalKeySettings, decode_key
+from services.kit.settings import InternalKeySettings
 
 log = structlog.get_logger(__name__)
 
@@ -62,8 +62,8 @@ log = structlog.get_logger(__name__)
 async def serve(stack: AsyncExitStack) -> None:
     """Build the executor from the environment and start it; the stack stops it in reverse."""
     settings, peers = Settings(), PeerSettings()
-    key = decode_key(InternalKeySettings().internal_key)
-    tokens = CallerTokens(key)
+    keys = InternalKeySettings().keys
+    tokens = CallerTokens(*keys)
     serve_metrics(settings.metrics_listen)
     executor_id = str(new_id())
     node_types = catalogue()
@@ -104,7 +104,7 @@ async def serve(stack: AsyncExitStack) -> None:
     housekeeping = PostgresHousekeepingStore(engine)
     servicer = ExecutorServicer(
         runs,
-        Answers(store, committer, ResumeTokens(key)),
+        Answers(store, committer, ResumeTokens(*keys)),
         store,
         ProjectSettings(
             LimitSettings(limits, _of_workers(kinds)),

@@ -16,7 +16,7 @@ from services.gateway.settings import Settings, TargetSettings
 from services.kit.errors import UnavailableError
 from services.kit.identity import CallerTokens
 from services.kit.lifecycle import run, serve_metrics
-from services.kit.settings import InternalKeySettings, decode_key
+from services.kit.settings import InternalKeySettings
 
 
 def build_gateway(settings: Settings, clients: Clients) -> Gateway:
@@ -34,11 +34,10 @@ def build_gateway(settings: Settings, clients: Clients) -> Gateway:
 async def start(stack: AsyncExitStack) -> HttpServer:
     """Build and start the gateway from the environment. What it puts on the stack is undone in reverse."""
     settings = Settings()
-    key = decode_key(InternalKeySettings().internal_key)
     targets = TargetSettings()
     clients = await open_clients(
         targets,
-        tokens=CallerTokens(key).for_service("gateway"),
+        tokens=CallerTokens(*InternalKeySettings().keys).for_service("gateway"),
         rpc_timeout_seconds=settings.rpc_timeout_seconds,
         stack=stack,
     )

@@ -25,6 +25,9 @@ _OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # Names are asked for again when a connection ends, but by default at most every 30 s: replicas that are replaced
+    # one after the other would all be gone before that.
+    ("grpc.dns_min_time_between_resolutions_ms", 1_000),
     # Half-open connections are noticed without traffic.
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 5_000),

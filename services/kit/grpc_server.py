@@ -167,11 +167,13 @@ class GrpcServer:
         tokens: CallerTokens | None,
         service_names: Iterable[str],
         grant_methods: Iterable[str] = (),
+        connection_seconds: float = 60.0,
     ) -> None:
         """Make the server; register servicers on `.server` before `start`.
 
         `tokens` None = no services but health. `service_names` are the full names for reflection. `grant_methods` are
-        the paths (`/pkg.Service/Method`) that a worker's grant may call.
+        the paths (`/pkg.Service/Method`) that a worker's grant may call. Connections end after `connection_seconds`,
+        10% more or less, when the calls on them have: clients then ask for the name again, and find new replicas.
         """
         self.server = grpc.aio.server(
             interceptors=(_Guard(tokens, frozenset(grant_methods)),) if tokens else (),
@@ -179,6 +181,7 @@ class GrpcServer:
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.so_reuseport", 0),
+                ("grpc.max_connection_age_ms", int(connection_seconds * 1000)),
                 # Accept the clients' keepalive pings (`grpc_client`), which are rarer than this.
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
                 ("grpc.keepalive_permit_without_calls", 1),

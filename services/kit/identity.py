@@ -42,19 +42,19 @@ class Caller:
 
 
 class CallerTokens:
-    """Mints and verifies caller tokens under one key (32 bytes)."""
+    """Mints caller tokens under one key (at least 32 bytes), and verifies those under it and under `accepted`."""
 
-    def __init__(self, key: bytes) -> None:
-        if len(key) < 32:
-            raise ValueError("HEADRACE_INTERNAL_KEY must be at least 32 bytes, base64-encoded")
-        self._key = key
+    def __init__(self, key: bytes, *accepted: bytes) -> None:
+        if any(len(each) < 32 for each in (key, *accepted)):
+            raise ValueError("internal keys must be at least 32 bytes, base64-encoded")
+        self._keys = (key, *accepted)
         self._verified: OrderedDict[str, Caller] = OrderedDict()
 
     def mint(self, caller: Caller) -> str:
         """The token for a caller."""
         claims = {"s": caller.service, "p": caller.project_id, "r": caller.run_id, "e": caller.expires_at}
         body = base64.urlsafe_b64encode(orjson.dumps(claims))
-        return f"{body.decode()}.{self._sign(body)}"
+        return f"{body.decode()}.{_signature(self._keys[0], body)}"
 
     def mint_grant(self, *, project_id: str, run_id: str, lifetime_seconds: float) -> str:
         """A worker's token for the claims of one run."""
@@ -92,7 +92,8 @@ class CallerTokens:
 
     def _parse(self, token: str) -> Caller:
         body, _, signature = token.partition(".")
-        if not hmac.compare_digest(self._sign(body.encode()).encode(), signature.encode()):
+        wanted = (_signature(key, body.encode()).encode() for key in self._keys)
+        if not any(hmac.compare_digest(each, signature.encode()) for each in wanted):
             raise UnauthenticatedError("The caller token is missing or not valid.")
         try:
             claims = orjson.loads(base64.urlsafe_b64decode(body))
@@ -100,5 +101,6 @@ class CallerTokens:
             raise UnauthenticatedError("The caller token is malformed.") from error
         return Caller(service=claims["s"], project_id=claims["p"], run_id=claims["r"], expires_at=float(claims["e"]))
 
-    def _sign(self, body: bytes) -> str:
-        return base64.urlsafe_b64encode(hmac.digest(self._key, body, hashlib.sha256)).decode()
+
+def _signature(key: bytes, body: bytes) -> str:
+    return base64.urlsafe_b64encode(hmac.digest(key, body, hashlib.sha256)).decode()

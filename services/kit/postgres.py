@@ -12,7 +12,6 @@ import asyncpg
 import orjson
 import structlog
 from asyncpg.exceptions import PostgresConnectionError
-from sqlalchemy import make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -37,15 +36,20 @@ def open_engine(url: str, *, pool_size: int = 8) -> AsyncEngine:
 
     JSON columns take and give Python values by way of orjson.
     """
+
+    # SQLAlchemy does not know what libpq knows in a URL, such as `sslmode`; asyncpg does, here as in `open_pool`.
+    async def connect() -> "asyncpg.Connection[Any]":
+        return await asyncpg.connect(url, server_settings=_SERVER_SETTINGS, timeout=5)
+
     return create_async_engine(
-        make_url(url).set(drivername="postgresql+asyncpg"),
+        "postgresql+asyncpg://",
+        async_creator=connect,
         pool_size=pool_size,
         max_overflow=pool_size,
         pool_pre_ping=True,
         pool_timeout=5,
         json_serializer=lambda value: orjson.dumps(value).decode(),
         json_deserializer=orjson.loads,
-        connect_args={"server_settings": _SERVER_SETTINGS, "timeout": 5},
     )
 
 

@@ -40,11 +40,15 @@ class CommonSettings(EnvironmentSettings):
 
 
 class InternalKeySettings(EnvironmentSettings):
-    """The key under which services prove themselves to each other. Environment prefix `HEADRACE_`."""
+    """The keys under which services prove themselves to each other. Environment prefix `HEADRACE_`."""
 
     model_config = SettingsConfigDict(env_prefix="HEADRACE_", extra="ignore")
 
     internal_key: SecretStr = Field(description="At least 32 random bytes, base64. All services but workers hold it.")
+    previous_internal_keys: SecretStr = Field(
+        SecretStr(""),
+        description="Further ones, comma-separated, that are accepted beside it: the key before, or the one to come.",
+    )
 
     @field_validator("internal_key")
     @classmethod
@@ -53,7 +57,25 @@ class InternalKeySettings(EnvironmentSettings):
             raise ValueError("must be at least 32 bytes, base64-encoded; `openssl rand -base64 32` makes one")
         return value
 
+    @field_validator("previous_internal_keys")
+    @classmethod
+    def _are_long_enough(cls, value: SecretStr) -> SecretStr:
+        if any(len(key) < 32 for key in decode_keys(value)):
+            raise ValueError("must be keys of at least 32 bytes, base64-encoded, comma-separated")
+        return value
+
+    @property
+    def keys(self) -> tuple[bytes, ...]:
+        """The present key, then those that are accepted beside it."""
+        return (decode_key(self.internal_key), *decode_keys(self.previous_internal_keys))
+
 
 def decode_key(value: SecretStr) -> bytes:
     """The bytes of a base64 secret. Raises ValueError when it is not base64."""
     return base64.b64decode(value.get_secret_value(), validate=True)
+
+
+def decode_keys(value: SecretStr) -> tuple[bytes, ...]:
+    """The bytes of comma-separated base64 secrets, none when it is empty. Raises ValueError as above."""
+    parts = (part.strip() for part in value.get_secret_value().split(","))
+    return tuple(base64.b64decode(part, validate=True) for part in parts if part)

@@ -9,7 +9,7 @@ from headrace.llm.v1.llm_service_pb2_grpc import add_LlmServiceServicer_to_serve
 from services.kit.grpc_server import GrpcServer
 from services.kit.identity import CallerTokens
 from services.kit.lifecycle import run, serve_metrics
-from services.kit.settings import InternalKeySettings, decode_key
+from services.kit.settings import InternalKeySettings
 from services.llm.backends import hub
 from services.llm.backends.llamacpp import LlamaCpp, LlamaCppOptions
 from services.llm.backends.openai_compatible import OpenAICompatible, ServerOptions
@@ -47,8 +47,7 @@ def main() -> None:
 
 async def serve(stack: AsyncExitStack) -> None:
     """Build and start the service by the environment."""
-    key = decode_key(InternalKeySettings().internal_key)
-    await start(stack, LlmSettings(), CallerTokens(key))
+    await start(stack, LlmSettings(), CallerTokens(*InternalKeySettings().keys))
 
 
 async def start(stack: AsyncExitStack, settings: LlmSettings, tokens: CallerTokens) -> Catalogue:

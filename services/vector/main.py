@@ -15,7 +15,7 @@ from services.kit.identity import CallerTokens
 from services.kit.migrate import migrate
 from services.kit.pool import Pool
 from services.kit.postgres import is_connection_loss, open_pool
-from services.kit.settings import InternalKeySettings, decode_key
+from services.kit.settings import InternalKeySettings
 from services.vector.domain.collections import Collections
 from services.vector.domain.housekeeping import Housekeeping
 from services.vector.domain.indexes import LoadedIndexes
@@ -46,16 +46,16 @@ def main() -> None:
 
 async def _serve(stack: AsyncExitStack) -> None:
     settings = Settings()
-    key = decode_key(InternalKeySettings().internal_key)
+    keys = InternalKeySettings().keys
     lifecycle.serve_metrics(settings.metrics_listen)
-    await start(stack, settings, key)
+    await start(stack, settings, *keys)
 
 
-async def start(stack: AsyncExitStack, settings: Settings, key: bytes) -> None:
-    """Build the service and start it; what it takes is given back when the stack is left. `key` is the internal one."""
+async def start(stack: AsyncExitStack, settings: Settings, key: bytes, *accepted: bytes) -> None:
+    """Build the service and start it; the stack gives back what it takes. `key` is the internal one."""
     pool = await _open_pool(settings)
     stack.push_async_callback(_close_pool, pool)
-    tokens = CallerTokens(key)
+    tokens = CallerTokens(key, *accepted)
     channel = open_channel(settings.llm_target) if settings.llm_target else None
     if channel is not None:
         await stack.enter_async_context(channel)

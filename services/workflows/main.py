@@ -13,7 +13,7 @@ from services.kit.identity import CallerTokens
 from services.kit.lifecycle import run, serve_metrics
 from services.kit.logging import configure_logging
 from services.kit.postgres import open_engine, open_pool, watched_health
-from services.kit.settings import InternalKeySettings, decode_key
+from services.kit.settings import InternalKeySettings
 from services.workflows.domain.checks import Checks
 from services.workflows.domain.elements import Elements
 from services.workflows.domain.versions import Versions
@@ -29,7 +29,7 @@ SCHEMA = "workflows"
 async def serve(stack: AsyncExitStack) -> None:
     """Build and start the service; healthy once PostgreSQL answers and the executor has told its node types."""
     settings = Settings()
-    tokens = CallerTokens(decode_key(InternalKeySettings().internal_key))
+    tokens = CallerTokens(*InternalKeySettings().keys)
     serve_metrics(settings.metrics_listen)
 
     url = settings.postgres_url.get_secret_value()

@@ -19,6 +19,8 @@ from services.kit.ids import id_for_create, request_hash, require_same_request
 
 log = structlog.get_logger(__name__)
 
+_BATCH = 100
+
 
 class Credentials:
     """The use cases about credentials."""
@@ -112,6 +114,18 @@ class Credentials:
             credential_id=credential.id,
             version=sealed.data_version,
         )
+
+    async def rewrap_all(self) -> int:
+        """Wrap the data keys of all projects by the present key; how many were not. Safe beside running services."""
+        done = 0
+        while True:
+            async with self._store.transaction() as transaction:
+                found = await transaction.projects_wrapped_otherwise(self._ring.present, limit=_BATCH)
+                for project_id in found:
+                    await self._data_key(transaction, project_id)
+            done += len(found)
+            if len(found) < _BATCH:
+                return done
 
     async def _data_key(self, transaction: Secrets, project_id: UUID) -> bytes:
         """The project's data key, made when there is none, wrapped anew when an earlier key wrapped it."""

@@ -25,6 +25,11 @@ class KeyRing:
         self._keys = {_key_id(key): AESGCM(key) for key in (*earlier, present)}
         self._present = _key_id(present)
 
+    @property
+    def present(self) -> str:
+        """What the present key is called in `WrappedKey`."""
+        return self._present
+
     def make(self, project_id: UUID) -> tuple[bytes, WrappedKey]:
         """A new data key, and its wrapped form to be stored."""
         key = AESGCM.generate_key(256)

@@ -131,6 +131,9 @@ class Secrets(Protocol):
     async def data_key(self, project_id: UUID) -> WrappedKey | None:
         """A project's data key."""
 
+    async def projects_wrapped_otherwise(self, present: str, *, limit: int) -> list[UUID]:
+        """Projects whose data key is not wrapped by this key."""
+
     async def insert_data_key(self, project_id: UUID, key: WrappedKey) -> WrappedKey:
         """Store a project's data key; the one that is there when someone was faster. NotFoundError: no such project."""
 

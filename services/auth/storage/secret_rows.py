@@ -92,6 +92,10 @@ class SecretRows(Rows):
         row = (await self._connection.execute(statement)).one_or_none()
         return WrappedKey(row.wrapped_by, row.wrapped_key) if row else None
 
+    async def projects_wrapped_otherwise(self, present: str, *, limit: int) -> list[UUID]:
+        statement = select(data_keys.c.project_id).where(data_keys.c.wrapped_by != present).limit(limit)
+        return list((await self._connection.scalars(statement)).all())
+
     async def insert_data_key(self, project_id: UUID, key: WrappedKey) -> WrappedKey:
         statement = (
             insert(data_keys)

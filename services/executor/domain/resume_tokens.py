@@ -26,17 +26,17 @@ class Wait:
 
 
 class ResumeTokens:
-    """Makes and reads tokens under one key, which is derived from the services' common one."""
+    """Makes tokens under a key that is derived from the services' common one, and reads those of `accepted` too."""
 
-    def __init__(self, internal_key: bytes) -> None:
-        self._key = hmac.digest(internal_key, b"headrace resume tokens", hashlib.sha256)
+    def __init__(self, internal_key: bytes, *accepted: bytes) -> None:
+        self._keys = [hmac.digest(key, b"headrace resume tokens", hashlib.sha256) for key in (internal_key, *accepted)]
 
     def make(self, wait: Wait) -> str:
         """The token of a wait."""
         ref = wait.ref
         body = ref.run_id.bytes + wait.epoch.to_bytes(_EPOCH_BYTES, "big")
         body += f"{ref.item_path}/{ref.node_key}".encode()
-        return _encoded(self._mac(body) + body)
+        return _encoded(_mac(self._keys[0], body) + body)
 
     def read(self, token: str) -> Wait | None:
         """The wait that a token was made for; None for what nobody made."""
@@ -48,15 +48,17 @@ class ResumeTokens:
             return None
         mac, body = data[:_MAC_BYTES], data[_MAC_BYTES:]
         # The second: a token has one spelling.
-        if not hmac.compare_digest(self._mac(body), mac) or _encoded(data) != token:
+        is_ours = any(hmac.compare_digest(_mac(key, body), mac) for key in self._keys)
+        if not is_ours or _encoded(data) != token:
             return None
         place = body[_ID_BYTES + _EPOCH_BYTES :].decode()
         path, _, key = place.rpartition("/")
         epoch = int.from_bytes(body[_ID_BYTES : _ID_BYTES + _EPOCH_BYTES], "big")
         return Wait(NodeRef(UUID(bytes=body[:_ID_BYTES]), key, path), epoch)
 
-    def _mac(self, body: bytes) -> bytes:
-        return hmac.digest(self._key, body, hashlib.sha256)
+
+def _mac(key: bytes, body: bytes) -> bytes:
+    return hmac.digest(key, body, hashlib.sha256)
 
 
 def _encoded(data: bytes) -> str:

@@ -196,3 +196,22 @@ async def test_a_new_key_encryption_key_takes_over(
     assert await resolve(KeyRing(following)) == both  # wrapped anew in passing
     with pytest.raises(InternalError):
         await auth.resolve(project, "secret")
+    assert await resolve(KeyRing(present, [following])) == both
+    assert (await auth.resolve(project, "secret"))[0] == "http_bearer"
+
+
+async def test_all_projects_can_be_put_under_a_new_key_so_that_the_old_one_may_go(
+    auth: Client, project: str, rows: AsyncEngine, settings: Settings
+) -> None:
+    await auth.credential(project, "secret", "http_bearer", {"token": CANARY})
+    present, following = decode_key(settings.credential_key), os.urandom(32)
+    store = PostgresStore(rows)
+
+    def under(ring: KeyRing) -> Credentials:
+        return Credentials(store, ring=ring, hash_key=b"")
+
+    assert await under(KeyRing(following, [present])).rewrap_all() >= 1
+    assert await under(KeyRing(following)).rewrap_all() == 0
+    assert (await under(KeyRing(following)).resolve(uuid.UUID(project), "secret"))[0] == "http_bearer"
+    assert await under(KeyRing(present, [following])).rewrap_all() >= 1
+    assert await auth.resolve(project, "secret") == ("http_bearer", {"token": CANARY})

@@ -3,6 +3,7 @@
 import base64
 import os
 from collections.abc import AsyncIterator
+from itertools import pairwise
 
 import grpc
 import pytest
@@ -141,6 +142,16 @@ def tampered() -> str:
 async def test_a_token_that_we_did_not_sign_is_refused(served, stub, token):
     with pytest.raises(errors.UnauthenticatedError):
         await Rpc(lambda: token or " ").call(stub.Generate, pb.GenerateRequest(), timeout=5)
+
+
+def test_keys_are_replaced_in_steps_in_each_of_which_services_accept_each_other():
+    old, new = os.urandom(32), os.urandom(32)
+    steps = [CallerTokens(old), CallerTokens(old, new), CallerTokens(new, old), CallerTokens(new)]
+    for before, after in pairwise(steps):
+        for minting, verifying in ((before, after), (after, before)):
+            assert verifying.verify(minting.for_service("gateway")()).service == "gateway"
+    with pytest.raises(errors.UnauthenticatedError):
+        steps[-1].verify(steps[0].for_service("gateway")())
 
 
 async def test_an_expired_grant_is_refused(served, stub):

@@ -306,6 +306,7 @@ def test_tokens_name_one_wait_and_nobody_else_makes_them() -> None:
     token = tokens.make(wait)
     assert tokens.read(token) == wait
     assert others.read(token) is None
+    assert ResumeTokens(b"o" * 32, b"k" * 32).read(token) == wait, "made before its key was replaced"
     assert tokens.make(Wait(wait.ref, 3)) != token
     for position in range(0, len(token) - 1, 7):
         changed = token[:position] + ("A" if token[position] != "A" else "B") + token[position + 1 :]
