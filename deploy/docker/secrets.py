@@ -16,13 +16,21 @@ from deploy.local.nats_config import server_config
 from deploy.local.secrets import Secrets
 
 _ADMIN_URL = "postgresql://postgres@postgres:5432/postgres"
+_PREVIOUS = (
+    "HEADRACE_PREVIOUS_INTERNAL_KEYS",
+    "HEADRACE_AUTH_PREVIOUS_PUBLIC_KEYS",
+    "HEADRACE_AUTH_PREVIOUS_CREDENTIAL_KEYS",
+)
+"""For who replaces keys (docs/operations/keys.md): made empty, and not touched again."""
 
 
 def make_files(folder: Path) -> None:
     """Make the folder, which only its owner may enter, and all files in it."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
-    for name, content in contents(Secrets(folder / "secrets.json", has_data=False)).items():
+    files = contents(Secrets(folder / "secrets.json", has_data=False))
+    files |= {name: "" for name in _PREVIOUS if not (folder / name).exists()}
+    for name, content in files.items():
         file = folder / name
         write_private(file, content)
         # Compose mounts a file as it is, and the containers' users are others than the folder's owner.

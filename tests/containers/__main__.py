@@ -87,7 +87,7 @@ def _check(given: argparse.Namespace, folder: Path, client: docker.DockerClient,
             f"  {'(of that the base)':<20} {client.images.get(images.BASE).attrs['Size'] / 10**6:6.0f} MB", flush=True
         )
     with step("An integration test with servers in containers"):
-        commands.run(
+        said = commands.run(
             *(sys.executable, "-m", "pytest", "-q", "-n0", _INTEGRATION_TEST),
             cwd=repository,
             environ={
@@ -97,7 +97,7 @@ def _check(given: argparse.Namespace, folder: Path, client: docker.DockerClient,
                 "TESTCONTAINERS_RYUK_DISABLED": "true",
             },
         )
-        print(f"  {commands.last_line()}")
+        print(f"  {said.splitlines()[-1]}")
     try:
         asyncio.run(_run(given, stack, records, admin_url=(folder / "secrets" / "HEADRACE_POSTGRES_URL").read_text()))
     finally:
@@ -117,7 +117,8 @@ async def _run(given: argparse.Namespace, stack: ComposeStack, records: Path, *,
     with step("Runs while workers are added and killed"):
         await flow_and_kill(stack, records, admin_url, runs=given.runs, kills=given.kills, seed=given.seed)
     with step("The sample"):
-        stack.compose("--profile", "sample", "run", "--rm", "--no-deps", "--use-aliases", "sample")
+        said = stack.compose("--profile", "sample", "run", "--rm", "--no-deps", "--use-aliases", "sample")
+        print("\n".join(f"  {line}" for line in said.splitlines() if line.startswith(("Question:", "Answer:"))))
     with step("Up once more, with nothing to do"):
         await stack.up()
     with step("Stop: every service within its time"):

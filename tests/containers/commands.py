@@ -22,8 +22,8 @@ class Commands:
     log: Path
     environ: dict[str, str] = field(default_factory=lambda: dict(os.environ))
 
-    def run(self, *command: str | Path, cwd: Path | None = None, environ: Mapping[str, str] | None = None) -> None:
-        """Run to the end. Raises CheckError with the last lines it printed."""
+    def run(self, *command: str | Path, cwd: Path | None = None, environ: Mapping[str, str] | None = None) -> str:
+        """Run to the end; returns what was printed. Raises CheckError with the last lines of it."""
         with self.log.open("a+") as log:
             log.write(f"\n$ {' '.join(map(str, command))}\n")
             log.flush()
@@ -31,16 +31,12 @@ class Commands:
             done = subprocess.run(
                 command, cwd=cwd, env=self.environ | dict(environ or {}), stdout=log, stderr=log, check=False
             )
-            if done.returncode:
-                log.seek(began)
-                said = "".join(log.readlines()[-40:])
-                raise CheckError(
-                    f"{command[0]} {command[1] if len(command) > 1 else ''} ended with {done.returncode}:\n{said}"
-                )
-
-    def last_line(self) -> str:
-        """The last line that was printed."""
-        return self.log.read_text().rstrip().rpartition("\n")[2]
+            log.seek(began)
+            said = log.read()
+        if done.returncode:
+            last = "\n".join(said.splitlines()[-40:])
+            raise CheckError(f"{' '.join(map(str, command))} ended with {done.returncode}:\n{last}")
+        return said
 
 
 @contextmanager

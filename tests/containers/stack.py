@@ -36,10 +36,10 @@ class ComposeStack:
         files = [part for name in _FILES for part in ("--file", str(repository / name))]
         self._compose = [*program, "--project-name", PROJECT, *files]
 
-    def compose(self, *arguments: str) -> None:
-        """Run Compose."""
+    def compose(self, *arguments: str) -> str:
+        """Run Compose; returns what it printed."""
         environ = {"HEADRACE_CHECK_EMAIL": self.admin["email"], "HEADRACE_CHECK_PASSWORD": self.admin["password"]}
-        self._commands.run(*self._compose, *arguments, environ=environ)
+        return self._commands.run(*self._compose, *arguments, environ=environ)
 
     async def up(self) -> None:
         """Start everything, and wait until it is healthy."""
