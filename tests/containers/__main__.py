@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import os
 import random
+import shutil
 import socket
 import sys
 import tempfile
@@ -45,28 +46,42 @@ def check(given: argparse.Namespace, folder: Path) -> None:
 
 
 def _check(given: argparse.Namespace, folder: Path, client: docker.DockerClient, commands: Commands) -> None:
-    compose = compose_program(commands, folder)
-    repository, records = folder / "clone", folder / "records"
-    records.mkdir(exist_ok=True)
-    for left in records.iterdir():
-        left.unlink()
-    make_files(folder / "secrets")
+    repository, records, secrets = folder / "clone", folder / "records", folder / "secrets"
+    shutil.rmtree(records, ignore_errors=True)
+    records.mkdir()
+    make_files(secrets)
     port = _free_port()
+    revision = images.clone(commands, _ROOT, repository)
     commands.environ.update(
         DOCKER_BUILDKIT="1",
+        # Compose builds by itself: its other way needs one more plugin.
+        COMPOSE_BAKE="false",
         HEADRACE_BASE_IMAGE=images.BASE,
         HEADRACE_VERSION=images.TAG,
+        HEADRACE_REVISION=revision,
         HEADRACE_POSTGRES_IMAGE=images.SERVERS["postgres"],
         HEADRACE_NATS_IMAGE=images.SERVERS["nats"],
-        HEADRACE_SECRETS=str(folder / "secrets"),
-        HEADRACE_CHECK_RECORDS=str(records),
-        HEADRACE_EGRESS_ALLOW="ledger:8000,sample:8000",
+        HEADRACE_SECRETS=str(secrets),
         HEADRACE_PUBLISH=f"127.0.0.1:{port}",
-        HEADRACE_REVISION=(revision := images.clone(commands, _ROOT, repository)),
-        # Compose builds by itself where the plugin for its other way is missing.
-        COMPOSE_BAKE="false",
+        HEADRACE_EGRESS_ALLOW="ledger:8000,sample:8000",
+        HEADRACE_CHECK_RECORDS=str(records),
     )
-    stack = ComposeStack(client, commands, compose, repository, port=port)
+    stack = ComposeStack(client, commands, compose_program(commands, folder), repository, port=port)
+    _build(client, commands, stack, repository, folder)
+    with step("What is in the images"):
+        _look_into_images(client, revision)
+    with step("An integration test with servers in containers"):
+        _run_integration_test(commands, repository)
+    try:
+        asyncio.run(_run(given, stack, records, admin_url=(secrets / "HEADRACE_POSTGRES_URL").read_text()))
+    finally:
+        with step("Down"):
+            stack.down()
+
+
+def _build(
+    client: docker.DockerClient, commands: Commands, stack: ComposeStack, repository: Path, folder: Path
+) -> None:
     with step("The base: Debian with Python"):
         images.make_base(client, commands, folder)
     with step("Wheels"):
@@ -76,33 +91,28 @@ def _check(given: argparse.Namespace, folder: Path, client: docker.DockerClient,
         commands.environ["HEADRACE_PIP_CONF"] = str(configuration)
         for service in ("postgres", "nats", "ledger", "prepare", *images.SERVICES):
             with step(f"Image of {service}"):
-                stack.compose("--profile", "sample", "build", service)
-    with step("What is in the images"):
-        for service in (*images.SERVICES, "prepare"):
-            title = f"headrace-{service}"
-            largest = images.LARGEST.get(service, images.LARGEST["auth"])
-            image = images.check_image(client, f"{title}:{images.TAG}", title=title, revision=revision, largest=largest)
-            print(f"  {title:<20} {image.attrs['Size'] / 10**6:6.0f} MB", flush=True)
-        print(
-            f"  {'(of that the base)':<20} {client.images.get(images.BASE).attrs['Size'] / 10**6:6.0f} MB", flush=True
-        )
-    with step("An integration test with servers in containers"):
-        said = commands.run(
-            *(sys.executable, "-m", "pytest", "-q", "-n0", _INTEGRATION_TEST),
-            cwd=repository,
-            environ={
-                "HEADRACE_TEST_BACKEND": "containers",
-                "PYTHONPATH": f"{repository}:{repository / 'gen'}",
-                # Its image is not here; what it would do, the test session's own end does.
-                "TESTCONTAINERS_RYUK_DISABLED": "true",
-            },
-        )
-        print(f"  {said.splitlines()[-1]}")
-    try:
-        asyncio.run(_run(given, stack, records, admin_url=(folder / "secrets" / "HEADRACE_POSTGRES_URL").read_text()))
-    finally:
-        with step("Down"):
-            stack.down()
+                stack.compose("build", service)
+
+
+def _look_into_images(client: docker.DockerClient, revision: str) -> None:
+    for service in (*images.SERVICES, "prepare"):
+        image = images.check_image(client, service, revision=revision)
+        print(f"  {service:<20} {image.attrs['Size'] / 10**6:6.0f} MB", flush=True)
+    print(f"  {'of that, the base':<20} {client.images.get(images.BASE).attrs['Size'] / 10**6:6.0f} MB")
+
+
+def _run_integration_test(commands: Commands, repository: Path) -> None:
+    said = commands.run(
+        *(sys.executable, "-m", "pytest", "-q", "-n0", _INTEGRATION_TEST),
+        cwd=repository,
+        environ={
+            "HEADRACE_TEST_BACKEND": "containers",
+            "PYTHONPATH": f"{repository}:{repository / 'gen'}",
+            # Its image is not here; what it would do, the test session's own end does.
+            "TESTCONTAINERS_RYUK_DISABLED": "true",
+        },
+    )
+    print(f"  {said.splitlines()[-1]}")
 
 
 async def _run(given: argparse.Namespace, stack: ComposeStack, records: Path, *, admin_url: str) -> None:

@@ -66,7 +66,7 @@ def running_engine(commands: Commands, folder: Path) -> Iterator[docker.DockerCl
         client.ping()
         yield client
         return
-    install(commands, {"dockerd": "docker.io", "iptables": "iptables"})
+    install(commands, {"dockerd": "docker.io", "iptables": "iptables", "ip": "iproute2"})
     folder.mkdir(exist_ok=True)
     # For this process, Compose and testcontainers alike.
     os.environ["DOCKER_HOST"] = commands.environ["DOCKER_HOST"] = f"unix://{folder / 'docker.sock'}"
@@ -87,6 +87,7 @@ def running_engine(commands: Commands, folder: Path) -> Iterator[docker.DockerCl
     finally:
         process.terminate()
         process.wait(timeout=60)
+        commands.run("ip", "link", "delete", "docker0")
 
 
 def _answering(process: subprocess.Popen[bytes], log: Path) -> docker.DockerClient:

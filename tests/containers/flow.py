@@ -61,6 +61,7 @@ async def _kill(stack: ComposeStack, chance: random.Random, *, by_engine: bool) 
     worker = chance.choice(await stack.healthy_workers())
     if by_engine:
         await asyncio.to_thread(worker.kill, "KILL")
+        await asyncio.to_thread(worker.wait)
     else:
         await stack.crash(worker)
     await stack.scale(WORKERS)

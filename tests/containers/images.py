@@ -27,7 +27,7 @@ BASE = f"headrace-check-base:{TAG}"
 SERVICES = ("gateway", "auth", "workflows", "executor", "vector", "llm")
 SERVERS = {"postgres": f"headrace-check-postgres:{TAG}", "nats": f"headrace-check-nats:{TAG}"}
 CLIENT = f"headrace-check-client:{TAG}"
-LARGEST = {service: 400 for service in SERVICES} | {"llm": 2500}
+LARGEST = dict.fromkeys((*SERVICES, "prepare"), 400) | {"llm": 2500}
 """MB (millions of bytes), the base included."""
 TOOLS = {"debootstrap": "debootstrap", "tar": "tar"}
 """Program -> Debian package."""
@@ -107,25 +107,22 @@ def clone(commands: Commands, source: Path, target: Path) -> str:
     ).stdout.strip()
 
 
-def check_image(client: docker.DockerClient, name: str, *, title: str, revision: str, largest: int) -> Image:
+def check_image(client: docker.DockerClient, service: str, *, revision: str) -> Image:
     """Look at an image from outside and inside. Raises CheckError for what should not be so."""
+    title, name = f"headrace-{service}", f"headrace-{service}:{TAG}"
     image = client.images.get(name)
-    config = image.attrs["Config"]
-    labels = {
-        key.rpartition(".")[2]: value
-        for key, value in config["Labels"].items()
-        if key.startswith("org.opencontainers.image.")
-    }
-    expected = {"title": title, "version": TAG, "revision": revision, "source": "unknown", "licenses": "Apache-2.0"}
+    config, size = image.attrs["Config"], image.attrs["Size"]
+    prefix = "org.opencontainers.image."
+    labels = {key.removeprefix(prefix): text for key, text in config["Labels"].items() if key.startswith(prefix)}
     found = []
-    if labels != expected:
+    if labels != dict(title=title, version=TAG, revision=revision, source="unknown", licenses="Apache-2.0"):
         found.append(f"its labels are {labels}")
     if config["User"] != "10001:10001" or config["StopSignal"] != "SIGTERM":
         found.append(f"it runs as {config['User']} and stops by {config['StopSignal']}")
-    if title != "headrace-prepare" and config["Healthcheck"]["Test"] != ["CMD", "headrace-healthcheck"]:
+    if service != "prepare" and config["Healthcheck"]["Test"] != ["CMD", "headrace-healthcheck"]:
         found.append(f"its health check is {config['Healthcheck']}")
-    if image.attrs["Size"] > largest * 10**6:
-        found.append(f"it has {image.attrs['Size'] / 10**6:.0f} MB, over {largest}")
+    if size > LARGEST[service] * 10**6:
+        found.append(f"it has {size / 10**6:.0f} MB, over {LARGEST[service]}")
     said = client.containers.run(
         name,
         ["-c", _LOOK],
