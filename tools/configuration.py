@@ -14,13 +14,14 @@ from services.executor import settings as executor
 from services.executor.worker import settings as worker
 from services.gateway import settings as gateway
 from services.kit import settings as kit
+from services.kit import tracing
 from services.llm import settings as llm
 from services.vector import settings as vector
 from services.workflows import settings as workflows
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "operations" / "configuration.md"
 SECTIONS: tuple[tuple[str, tuple[type[BaseSettings], ...]], ...] = (
-    ("Every process", (kit.CommonSettings, kit.InternalKeySettings)),
+    ("Every process", (kit.CommonSettings, kit.InternalKeySettings, tracing.TracingSettings)),
     ("gateway", (gateway.Settings, gateway.TargetSettings)),
     ("auth", (auth.Settings,)),
     ("workflows", (workflows.Settings, workflows.ExecutorSettings)),

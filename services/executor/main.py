@@ -16,11 +16,13 @@ from services.executor.domain.dispatch import Dispatcher
 from services.executor.domain.housekeeping import Housekeeper
 from services.executor.domain.jobs import Jobs
 from services.executor.domain.limit_settings import LimitSettings
+from services.executor.domain.measures import run_moved
 from services.executor.domain.refill import Refill
 from services.executor.domain.resume_tokens import ResumeTokens
 from services.executor.domain.retention import RetentionSettings
 from services.executor.domain.run_states import RunStates
 from services.executor.domain.runs import Runs
+from services.executor.domain.survey import Survey
 from services.executor.domain.sweeper import Sweeper
 from services.executor.domain.turns import Turns
 from services.executor.domain.variables import ProjectVariables
@@ -37,6 +39,7 @@ from services.executor.storage.housekeeping import PostgresHousekeepingStore
 from services.executor.storage.limits import PostgresLimitStore
 from services.executor.storage.postgres import PostgresRunStore
 from services.executor.storage.project_tables import PostgresProjectTableStore
+from services.executor.storage.survey import PostgresCountStore
 from services.executor.storage.turns import PostgresTurnStore
 from services.executor.storage.variables import PostgresVariableStore
 from services.executor.transport.bus import Bus, StreamKeeper
@@ -138,14 +141,14 @@ async def serve(stack: AsyncExitStack) -> None:
         Housekeeper(housekeeping, settings.max_run_seconds, settings.retention_days),
         Sweeper(store, ready, committer, bus, interval=settings.sweep_seconds, lease_seconds=settings.lease_seconds),
     )
-    _start(stack, refill)
+    _start(stack, refill, Survey(PostgresCountStore(pool), queues))
     stack.callback(asyncio.create_task(keeper.run(client)).cancel)
     stack.push_async_callback(server.stop)
     await server.set_healthy(True)
     log.info("executor_ready", executor_id=executor_id)
 
 
-def _start(stack: AsyncExitStack, *parts: Committer | Sweeper | Refill | Housekeeper | Turns) -> None:
+def _start(stack: AsyncExitStack, *parts: Committer | Sweeper | Refill | Housekeeper | Survey | Turns) -> None:
     for part in parts:
         part.start()
         stack.push_async_callback(part.stop)
@@ -153,7 +156,7 @@ def _start(stack: AsyncExitStack, *parts: Committer | Sweeper | Refill | Houseke
 
 def _turns(pool: Pool, versions: Versions, committer: Committer, bus: Bus) -> Turns:
     turns = Turns(PostgresTurnStore(pool), versions, committer)
-    bus.tell(turns.moved)
+    bus.tell(run_moved, turns.moved)
     return turns
 
 

@@ -65,7 +65,7 @@ def main() -> None:
     async def serve(stack: AsyncExitStack) -> None:
         await start(stack)
 
-    run("gateway", serve)
+    run("gateway", serve, at_edge=True)
 
 
 if __name__ == "__main__":

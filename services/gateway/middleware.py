@@ -6,17 +6,15 @@ import time
 from http import HTTPStatus
 from typing import Any
 
-import structlog
-from opentelemetry import context, propagate, trace
+from opentelemetry import context, trace
 from prometheus_client import Counter, Gauge, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.gateway.access_log import AccessLog
 from services.gateway.problems import REQUEST_ID, RequestError, printable, problem_response
 from services.kit.ids import new_id
-
-log = structlog.get_logger(__name__)
-tracer = trace.get_tracer(__name__)
+from services.kit.logging import CURRENT_REQUEST, trace_id
+from services.kit.tracing import context_of, mark_failed, tracer
 
 _DURATION = Histogram(
     "headrace_gateway_request_duration_seconds",
@@ -72,18 +70,19 @@ class Edge:
         answer = _Answer(send, scope, headers.get(b"x-request-id", b""))
         scope["headrace.client_address"] = self._client_address(scope, headers)
         # In the context of the request's own task, so there is nothing to clear.
-        structlog.contextvars.bind_contextvars(request_id=scope[REQUEST_ID])
+        CURRENT_REQUEST.set(scope[REQUEST_ID])
         started = time.perf_counter()
         self._under_way += 1
         _UNDER_WAY.set(self._under_way)
-        carrier = {"traceparent": headers[b"traceparent"].decode("latin-1")} if b"traceparent" in headers else {}
-        span = tracer.start_span("http_request", context=propagate.extract(carrier), kind=trace.SpanKind.SERVER)
+        parent = context_of(headers.get(b"traceparent", b"").decode("latin-1"))
+        span = tracer.start_span("http_request", context=parent, kind=trace.SpanKind.SERVER)
         # By hand: the context manager costs as much as the span. The task's context ends with it, so nothing detaches.
         context.attach(trace.set_span_in_context(span))
         try:
             await self._serve(scope, _Timed(receive, self._body_timeout), answer)
         finally:
-            span.update_name(f"{scope['method']} {_route(scope)}")
+            if span.is_recording():
+                _describe(span, scope, answer)
             span.end()
             self._under_way -= 1
             _UNDER_WAY.set(self._under_way)
@@ -112,10 +111,7 @@ class Edge:
         return str(client[0]) if client else ""
 
     def _record(self, scope: Scope, answer: "_Answer", seconds: float) -> None:
-        route = _route(scope)
-        method = scope["method"] if scope["method"] in _METHODS else "other"
-        # 499 as proxies write it: the client went away before it was answered.
-        status = answer.status or 499
+        route, method, status = _route(scope), _method(scope), _status(answer)
         key = (method, route, status)
         duration = self._durations.get(key)
         if duration is None:
@@ -130,6 +126,7 @@ class Edge:
                     "milliseconds": round(seconds * 1000, 2),
                     "client": scope["headrace.client_address"],
                     "request_id": scope[REQUEST_ID],
+                    "trace_id": trace_id(),
                 }
             )
 
@@ -194,6 +191,31 @@ _INTERESTING = frozenset({b"x-request-id", b"x-forwarded-for", b"traceparent"})
 
 def _interesting(scope: Scope) -> dict[bytes, bytes]:
     return {name: value for name, value in scope["headers"] if name in _INTERESTING}
+
+
+def _describe(span: trace.Span, scope: Scope, answer: _Answer) -> None:
+    """Name a span by its route. Not by the path: it holds ids, and of deliveries the token."""
+    route, method, status = _route(scope), _method(scope), _status(answer)
+    span.update_name(f"{method} {route}")
+    span.set_attributes(
+        {
+            "http.request.method": method,
+            "http.route": route,
+            "http.response.status_code": status,
+            "headrace.request.id": scope[REQUEST_ID],
+        }
+    )
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        mark_failed(span, str(status))
+
+
+def _method(scope: Scope) -> str:
+    return scope["method"] if scope["method"] in _METHODS else "other"
+
+
+def _status(answer: _Answer) -> int:
+    """499 as proxies write it: the client went away before it was answered."""
+    return answer.status or 499
 
 
 def _route(scope: Scope) -> str:

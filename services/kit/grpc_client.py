@@ -2,17 +2,24 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import TypeVar
+from functools import lru_cache
+from typing import NamedTuple, TypeVar
 
 import grpc
-from opentelemetry import propagate
+from opentelemetry import trace
+from opentelemetry.util.types import AttributeValue
 
-from services.kit.grpc_status import error_from_rpc
+from services.kit.errors import DomainError
+from services.kit.grpc_status import error_from_rpc, is_unreachable
 from services.kit.identity import TokenSource
+from services.kit.logging import CURRENT_REQUEST
+from services.kit.tracing import client_span, mark_failed, traceparent_of
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 """gRPC's default of 4 MiB is less than a definition of 10,000 nodes; set on both sides."""
 
+REQUEST_ID_KEY = "x-request-id"
+"""Metadata with the id of the REST request that a call is made for."""
 MAX_METADATA_BYTES = 2 * 1024 * 1024
 
 _OPTIONS = (
@@ -53,9 +60,9 @@ def open_channel(target: str) -> grpc.aio.Channel:
 class Rpc:
     """Makes calls under one identity.
 
-    A failed call raises the DomainError that the server raised. Calls by a read verb are tried again, up to four times
-    in all and within the deadline, while the service cannot be reached; others are not, because nobody knows whether
-    they happened.
+    A failed call raises the DomainError that the server raised. Calls by a read verb, and streams of which nothing has
+    come, are tried again, up to four times in all and within the deadline, while the service cannot be reached; others
+    are not, because nobody knows whether they happened.
     """
 
     def __init__(self, tokens: TokenSource) -> None:
@@ -70,19 +77,24 @@ class Rpc:
         token: str | None = None,
     ) -> ResponseT:
         """Call a unary method. `timeout` is in seconds; `token` replaces the caller's own identity (by a grant)."""
-        attempts = _READ_ATTEMPTS if _is_read(method) else 1
+        facts = rpc_facts(getattr(method, "_method", b""))
+        attempts = _READ_ATTEMPTS if facts.is_read else 1
         deadline = asyncio.get_running_loop().time() + timeout
-        for attempt in range(1, attempts + 1):
-            left = deadline - asyncio.get_running_loop().time()
-            try:
-                return await method(request, timeout=max(left, 0.001), metadata=self._metadata(token))
-            except grpc.aio.AioRpcError as failure:
-                pause = 0.05 * 2**attempt
-                again = failure.code() is grpc.StatusCode.UNAVAILABLE and attempt < attempts and pause < left
-                if not again:
-                    raise error_from_rpc(failure) from failure
-            await asyncio.sleep(pause)
-        raise AssertionError("the last attempt returns or raises")
+        span = client_span(facts.name, facts.attributes)
+        try:
+            for attempt in range(1, attempts + 1):
+                left = deadline - asyncio.get_running_loop().time()
+                try:
+                    return await method(request, timeout=max(left, 0.001), metadata=self._metadata(token, span))
+                except grpc.aio.AioRpcError as failure:
+                    pause = 0.05 * 2**attempt
+                    is_away = failure.code() is grpc.StatusCode.UNAVAILABLE or is_unreachable(failure)
+                    if not (is_away and attempt < attempts and pause < left):
+                        raise _failed(span, failure) from failure
+                await asyncio.sleep(pause)
+            raise AssertionError("the last attempt returns or raises")
+        finally:
+            span.end()
 
     async def stream(
         self,
@@ -92,23 +104,59 @@ class Rpc:
         timeout: float,  # noqa: ASYNC109 - as above
         token: str | None = None,
     ) -> AsyncIterator[ResponseT]:
-        """Iterate over a streaming method. Leaving the iteration cancels the call."""
-        call = method(request, timeout=timeout, metadata=self._metadata(token))
+        """Iterate over a streaming method, which must change nothing. Leaving the iteration cancels the call."""
+        facts = rpc_facts(getattr(method, "_method", b""))
+        deadline = asyncio.get_running_loop().time() + timeout
+        span = client_span(facts.name, facts.attributes)
         try:
-            async for message in call:
-                yield message
-        except grpc.aio.AioRpcError as failure:
-            raise error_from_rpc(failure) from failure
+            for attempt in range(1, _READ_ATTEMPTS + 1):
+                left = deadline - asyncio.get_running_loop().time()
+                call = method(request, timeout=max(left, 0.001), metadata=self._metadata(token, span))
+                has_begun = False
+                try:
+                    async for message in call:
+                        has_begun = True
+                        yield message
+                    return
+                except grpc.aio.AioRpcError as failure:
+                    pause = 0.05 * 2**attempt
+                    may_repeat = attempt < _READ_ATTEMPTS and pause < left and not has_begun
+                    if not (may_repeat and is_unreachable(failure)):
+                        raise _failed(span, failure) from failure
+                finally:
+                    call.cancel()
+                await asyncio.sleep(pause)
         finally:
-            call.cancel()
+            span.end()
 
-    def _metadata(self, token: str | None) -> tuple[tuple[str, str], ...]:
-        carrier: dict[str, str] = {}
-        propagate.inject(carrier)
-        return (("authorization", f"Bearer {token or self._tokens()}"), *carrier.items())
+    def _metadata(self, token: str | None, span: trace.Span) -> list[tuple[str, str]]:
+        metadata = [("authorization", f"Bearer {token or self._tokens()}")]
+        if traceparent := traceparent_of(span):
+            metadata.append(("traceparent", traceparent))
+        if request_id := CURRENT_REQUEST.get():
+            metadata.append((REQUEST_ID_KEY, request_id))
+        return metadata
 
 
-def _is_read(method: object) -> bool:
-    path: bytes | str = getattr(method, "_method", "")
-    name = (path.decode() if isinstance(path, bytes) else path).rpartition("/")[2]
-    return name.startswith(_READ_VERBS)
+class RpcFacts(NamedTuple):
+    """What is known of a method by its path."""
+
+    name: str
+    """`package.Service/Method`, the name of its spans."""
+    is_read: bool
+    attributes: dict[str, AttributeValue]
+
+
+@lru_cache(maxsize=1024)
+def rpc_facts(path: bytes | str) -> RpcFacts:
+    """The facts of `/package.Service/Method`."""
+    name = (path.decode() if isinstance(path, bytes) else path).lstrip("/")
+    is_read = name.rpartition("/")[2].startswith(_READ_VERBS)
+    return RpcFacts(name, is_read, {"rpc.system.name": "grpc", "rpc.method": name})
+
+
+def _failed(span: trace.Span, failure: grpc.aio.AioRpcError) -> DomainError:
+    error = error_from_rpc(failure)
+    span.set_attribute("rpc.response.status_code", failure.code().name)
+    mark_failed(span, error.reason)
+    return error

@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import Any, TypeAlias, cast
 
 import grpc
@@ -11,7 +12,7 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from opentelemetry import context as otel_context
-from opentelemetry import propagate, trace
+from opentelemetry import trace
 from prometheus_client import Histogram
 
 from services.kit import grpc_status
@@ -24,12 +25,13 @@ from services.kit.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
-from services.kit.grpc_client import MAX_MESSAGE_BYTES
+from services.kit.grpc_client import MAX_MESSAGE_BYTES, REQUEST_ID_KEY, rpc_facts
 from services.kit.identity import Caller, CallerTokens
 from services.kit.ids import new_id
+from services.kit.logging import CURRENT_REQUEST
+from services.kit.tracing import context_of, mark_failed, tracer
 
 log = structlog.get_logger(__name__)
-tracer = trace.get_tracer(__name__)
 
 _OPEN_SERVICES = ("/grpc.health.v1.Health/", "/grpc.reflection.")
 _DURATION = Histogram(
@@ -38,6 +40,20 @@ _DURATION = Histogram(
     ["method", "code"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60),
 )
+# Looking labels up costs as much as counting.
+_duration = lru_cache(maxsize=1024)(_DURATION.labels)
+_FAULTS = frozenset(
+    {
+        grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.UNIMPLEMENTED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DATA_LOSS,
+    }
+)
+"""Statuses that are the server's fault, by OpenTelemetry's conventions for gRPC."""
+_MAX_REQUEST_ID = 128
 # Generic for type checkers only.
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -82,8 +98,8 @@ class _Guard(grpc.aio.ServerInterceptor):
         if handler.response_streaming:
 
             async def answer_stream(request: Any, context: Context) -> AsyncIterator[Any]:
-                async with _Call(method, context):
-                    self._admit(method, request, context)
+                async with _Call(method, context) as metadata:
+                    self._admit(method, request, context, metadata)
                     async for message in unary_stream(request, context):
                         yield message
 
@@ -91,15 +107,14 @@ class _Guard(grpc.aio.ServerInterceptor):
             return cast("Handler", make_stream(answer_stream, **coding))
 
         async def answer(request: Any, context: Context) -> Any:
-            async with _Call(method, context):
-                self._admit(method, request, context)
+            async with _Call(method, context) as metadata:
+                self._admit(method, request, context, metadata)
                 return await unary_unary(request, context)
 
         make_unary: Any = grpc.unary_unary_rpc_method_handler
         return cast("Handler", make_unary(answer, **coding))
 
-    def _admit(self, method: str, request: Any, context: Context) -> None:
-        metadata = dict(context.invocation_metadata() or ())
+    def _admit(self, method: str, request: Any, context: Context, metadata: Mapping[str, str | bytes]) -> None:
         scheme, _, token = str(metadata.get("authorization", "")).partition(" ")
         if scheme != "Bearer":
             raise UnauthenticatedError("This method needs `authorization: Bearer <caller token>`.")
@@ -123,17 +138,31 @@ class _Call:
         self._context = context
         self._started = 0.0
 
-    async def __aenter__(self) -> None:
+    async def __aenter__(self) -> Mapping[str, str | bytes]:
+        """The call's metadata."""
         self._started = time.perf_counter()
-        parent = propagate.extract({key: str(value) for key, value in self._context.invocation_metadata() or ()})
-        self._span = tracer.start_span(self._method.lstrip("/"), context=parent, kind=trace.SpanKind.SERVER)
+        metadata = dict(self._context.invocation_metadata() or ())
+        facts = rpc_facts(self._method)
+        self._span = tracer.start_span(
+            facts.name,
+            context=context_of(str(metadata.get("traceparent", ""))),
+            kind=trace.SpanKind.SERVER,
+            attributes=facts.attributes,
+        )
         # By hand: the context manager costs twice what the span does. The call has a task and so a context of its own.
         otel_context.attach(trace.set_span_in_context(self._span))
+        if request_id := metadata.get(REQUEST_ID_KEY):
+            CURRENT_REQUEST.set(str(request_id)[:_MAX_REQUEST_ID])
+        return metadata
 
     async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        self._span.end()
         code = grpc.StatusCode.OK if error is None else _code(error)
-        _DURATION.labels(self._method, code.name).observe(time.perf_counter() - self._started)
+        if self._span.is_recording():
+            self._span.set_attribute("rpc.response.status_code", code.name)
+            if code in _FAULTS:
+                mark_failed(self._span, error.reason if isinstance(error, DomainError) else type(error).__name__)
+        self._span.end()
+        _duration(self._method, code.name).observe(time.perf_counter() - self._started)
         if isinstance(error, Exception) and not isinstance(error, grpc.aio.AbortError):
             await grpc_status.abort(self._context, _for_caller(error, self._method))
 

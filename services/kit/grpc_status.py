@@ -74,6 +74,15 @@ async def abort(context: "grpc.aio.ServicerContext[Any, Any]", error: DomainErro
     await context.abort(status.code, status.details, tuple(status.trailing_metadata))
 
 
+def is_unreachable(failure: grpc.aio.AioRpcError) -> bool:
+    """No server of ours has answered: there is no connection, or it broke."""
+    return failure.code() in _UNREACHABLE and rpc_status.from_call(failure) is None
+
+
+# CANCELLED: by a server that ends. A call that this side gives up raises CancelledError instead.
+_UNREACHABLE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+
+
 def error_from_rpc(failure: grpc.aio.AioRpcError) -> DomainError:
     """The DomainError that a failed call stands for, rebuilt from its status.
 
@@ -114,7 +123,7 @@ def _violation(item: error_details_pb2.BadRequest.FieldViolation) -> Violation:
 
 
 def _undescribed(code: grpc.StatusCode, failure: grpc.aio.AioRpcError) -> DomainError:
-    if code is grpc.StatusCode.UNAVAILABLE:
+    if code in _UNREACHABLE:
         return errors.UnavailableError("A service does not answer at the moment. Try again shortly.", retry_after=1.0)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return errors.DeadlineExceededError("A service did not answer in time.")

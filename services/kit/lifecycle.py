@@ -10,11 +10,10 @@ from contextlib import AsyncExitStack
 import prometheus_client
 import structlog
 import uvloop
-from opentelemetry import trace
-from opentelemetry.sdk.trace import TracerProvider, sampling
 from pydantic import ValidationError
 
 from services.kit.logging import configure_logging
+from services.kit.tracing import start_tracing
 
 log = structlog.get_logger(__name__)
 
@@ -22,16 +21,18 @@ Serve = Callable[[AsyncExitStack], Awaitable[None]]
 """Builds and starts a service. What it puts on the stack is undone in reverse when the process is told to stop."""
 
 
-def run(service: str, serve: Serve) -> None:
-    """Run a service until SIGTERM or SIGINT, then undo its exit stack and return.
+def run(service: str, serve: Serve, *, at_edge: bool = False) -> None:
+    """Run a service until SIGTERM or SIGINT, then undo its exit stack and return. `at_edge`: strangers call it.
 
-    Ends the process with status 2 and a sentence per setting when the environment is incomplete or wrong.
+    Ends the process with status 1 and a sentence per setting when the environment is incomplete or wrong.
     """
     configure_logging(service)
-    # No exporter yet, so nothing is recorded; trace ids are made and passed on all the same.
-    trace.set_tracer_provider(TracerProvider(sampler=sampling.ParentBased(sampling.ALWAYS_OFF)))
     try:
-        uvloop.run(_run(service, serve))
+        stop_tracing = start_tracing(service, at_edge=at_edge)
+        try:
+            uvloop.run(_run(service, serve))
+        finally:
+            stop_tracing()
     except ValidationError as error:
         sys.exit("\n".join(_explain(error)))
 
@@ -55,7 +56,9 @@ async def _run(service: str, serve: Serve) -> None:
 def _explain(error: ValidationError) -> list[str]:
     lines = [f"{error.title} cannot be read from the environment:"]
     for item in error.errors():
-        name = "HEADRACE_… " + ".".join(str(part) for part in item["loc"])
+        name = ".".join(str(part) for part in item["loc"])
+        # A setting whose variable has a name of its own is called by it.
+        name = name if name.isupper() else f"HEADRACE_… {name}"
         lines.append(f"  {name}: {item['msg']}")
     return lines
 
@@ -64,4 +67,6 @@ def serve_metrics(listen: str) -> None:
     """Serve Prometheus metrics at `http://<listen>/metrics` from a thread of its own; nothing when it is empty."""
     if listen:
         host, _, port = listen.rpartition(":")
+        # When each counter was made: a series more for each, and nobody asks.
+        prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
         prometheus_client.start_http_server(int(port), addr=host)

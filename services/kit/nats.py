@@ -6,8 +6,11 @@ from collections.abc import Awaitable, Callable
 import nats
 import structlog
 from nats.aio.client import Client
+from prometheus_client import Gauge
 
 log = structlog.get_logger(__name__)
+
+_CONNECTED = Gauge("headrace_nats_connected", "1 while this process is connected to NATS, else 0.")
 
 
 async def connect(url: str, *, name: str, on_reconnect: Callable[[], Awaitable[None]] | None = None) -> Client:
@@ -26,7 +29,7 @@ async def connect(url: str, *, name: str, on_reconnect: Callable[[], Awaitable[N
 
     while True:
         try:
-            return await nats.connect(
+            client = await nats.connect(
                 url,
                 name=name,
                 max_reconnect_attempts=-1,
@@ -40,6 +43,12 @@ async def connect(url: str, *, name: str, on_reconnect: Callable[[], Awaitable[N
                 error_cb=failed,
                 pending_size=8 * 1024 * 1024,
             )
+            _measure(client)
+            return client
         except (OSError, TimeoutError, nats.errors.Error) as error:
             log.warning("nats_not_reachable", error=repr(error))
             await asyncio.sleep(0.3)
+
+
+def _measure(client: Client) -> None:
+    _CONNECTED.set_function(lambda: client.is_connected)

@@ -5,13 +5,24 @@ statement. Connections that were used without an error stay taken from it here, 
 """
 
 import asyncio
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, TypeAlias
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
+from prometheus_client import Gauge
 
 Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
+
+_IN_USE = Gauge("headrace_postgres_connections_in_use", "Connections of this process that are at work.", ["pool"])
+_LIMIT = Gauge("headrace_postgres_connections_limit", "The most connections that this process may use.", ["pool"])
+
+
+def measure_pool(name: str, limit: int, in_use: Callable[[], int]) -> None:
+    """Report a pool of this process; `in_use` is asked at each scrape."""
+    _LIMIT.labels(name).set(limit)
+    _IN_USE.labels(name).set_function(in_use)
 
 
 class Pool:
@@ -22,6 +33,8 @@ class Pool:
         self._free: list[Connection] = []
         self._turns = asyncio.Semaphore(size)
         self._closing = False
+        self._in_use = 0
+        measure_pool("statements", size, lambda: self._in_use)
 
     def acquire(self, *, timeout: float | None = None) -> "_Use":
         """`async with` a connection. Raises TimeoutError when none is free in time, and what asyncpg raises."""
@@ -51,6 +64,7 @@ class Pool:
                 await self._turns.acquire()
         else:
             await self._turns.acquire()
+        self._in_use += 1
         try:
             while self._free:
                 connection = self._free.pop()
@@ -59,6 +73,7 @@ class Pool:
                 await self._inner.release(connection)
             return await self._inner.acquire(timeout=within)
         except BaseException:
+            self._in_use -= 1
             self._turns.release()
             raise
 
@@ -70,6 +85,7 @@ class Pool:
             else:
                 await self._inner.release(connection)
         finally:
+            self._in_use -= 1
             self._turns.release()
 
 

@@ -12,13 +12,17 @@ import asyncpg
 import orjson
 import structlog
 from asyncpg.exceptions import PostgresConnectionError
+from prometheus_client import Gauge
 from sqlalchemy.exc import DBAPIError, InterfaceError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from services.kit.errors import UnavailableError
-from services.kit.pool import Pool
+from services.kit.pool import Pool, measure_pool
 
 log = structlog.get_logger(__name__)
+
+POSTGRES_UP = Gauge("headrace_postgres_up", "1 while PostgreSQL answers this process, else 0.")
 
 # A forgotten transaction holds back vacuum for every table; a runaway statement holds a connection.
 _SERVER_SETTINGS = {
@@ -41,7 +45,7 @@ def open_engine(url: str, *, pool_size: int = 8) -> AsyncEngine:
     async def connect() -> "asyncpg.Connection[Any]":
         return await asyncpg.connect(url, server_settings=_SERVER_SETTINGS, timeout=5)
 
-    return create_async_engine(
+    engine = create_async_engine(
         "postgresql+asyncpg://",
         async_creator=connect,
         pool_size=pool_size,
@@ -51,6 +55,13 @@ def open_engine(url: str, *, pool_size: int = 8) -> AsyncEngine:
         json_serializer=lambda value: orjson.dumps(value).decode(),
         json_deserializer=orjson.loads,
     )
+    measure_pool("engine", 2 * pool_size, lambda: _checked_out(engine))
+    return engine
+
+
+def _checked_out(engine: AsyncEngine) -> int:
+    pool = engine.pool
+    return pool.checkedout() if isinstance(pool, AsyncAdaptedQueuePool) else 0
 
 
 @asynccontextmanager
@@ -164,6 +175,7 @@ async def watched_health(
                 await connection.exec_driver_sql(f'SELECT version_num FROM "{schema}".alembic_version')  # noqa: S608 - the schema is a constant of the service
         except Exception as error:  # noqa: BLE001 - whatever it is, the database does not answer
             now_healthy, reason = False, repr(error)
+        POSTGRES_UP.set(now_healthy)
         if now_healthy is not healthy:
             healthy = now_healthy
             log.log(20 if healthy else 30, "database_answers" if healthy else "database_does_not_answer", error=reason)

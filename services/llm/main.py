@@ -29,6 +29,7 @@ from services.llm.settings import (
     configured_models,
     embeds,
     generates,
+    prices,
 )
 from services.llm.transport.grpc import LlmGrpc
 
@@ -77,6 +78,7 @@ def build_catalogue(settings: LlmSettings) -> Catalogue:
             admission=Admission(entry.name, max_concurrency=entry.max_concurrency, max_queue=entry.max_queue),
             sizes=SizeLimits(max_prompt_bytes=settings.max_prompt_bytes, max_tokens=settings.max_tokens),
             is_default=entry.name in defaults,
+            prices=prices(entry),
         )
         for entry in configured
     ]

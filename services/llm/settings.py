@@ -9,6 +9,8 @@ from pydantic_settings import SettingsConfigDict
 
 from services.kit.settings import EnvironmentSettings
 
+from services.llm.domain.model import Prices
+
 DEFAULT_MODEL = "smollm2-135m-instruct"
 DEFAULT_EMBEDDING_MODEL = "all-minilm-l6-v2"
 
@@ -54,6 +56,10 @@ class _ModelSettings(BaseModel):
     context_length: int = Field(0, ge=0, le=16_777_216, description="Tokens of prompt plus answer; 0 = as it tells.")
     max_concurrency: int = Field(64, ge=1, le=4096, description="Calls under way at once.")
     max_queue: int = Field(256, ge=0, le=100_000, description="Calls that may wait; more are refused.")
+    price_per_million_input_tokens: float | None = Field(
+        None, ge=0, description="What a million tokens read cost, in any currency: for the metric of what was spent."
+    )
+    price_per_million_output_tokens: float | None = Field(None, ge=0, description="The same of tokens written.")
 
     @field_validator("name")
     @classmethod
@@ -143,6 +149,12 @@ class SentenceTransformersSettings(_LocalSettings):
 ModelSettings = Annotated[
     OpenAISettings | TgiSettings | LlamaCppSettings | SentenceTransformersSettings, Field(discriminator="backend")
 ]
+
+
+def prices(model: ModelSettings) -> Prices | None:
+    """What it costs; None where neither price is named."""
+    read, written = model.price_per_million_input_tokens, model.price_per_million_output_tokens
+    return None if read is None and written is None else Prices(read or 0.0, written or 0.0)
 
 
 def generates(model: ModelSettings) -> bool:

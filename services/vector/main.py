@@ -14,7 +14,7 @@ from services.kit.grpc_server import GrpcServer
 from services.kit.identity import CallerTokens
 from services.kit.migrate import migrate
 from services.kit.pool import Pool
-from services.kit.postgres import is_connection_loss, open_pool
+from services.kit.postgres import POSTGRES_UP, is_connection_loss, open_pool
 from services.kit.settings import InternalKeySettings
 from services.vector.domain.collections import Collections
 from services.vector.domain.housekeeping import Housekeeping
@@ -93,7 +93,12 @@ async def start(stack: AsyncExitStack, settings: Settings, key: bytes, *accepted
     await server.start()
     stack.push_async_callback(server.stop)
     await server.set_healthy(True)
-    _background(stack, asyncio.create_task(housekeeping.watch(server.set_healthy)))
+
+    async def report(answers: bool) -> None:
+        POSTGRES_UP.set(answers)
+        await server.set_healthy(answers)
+
+    _background(stack, asyncio.create_task(housekeeping.watch(report)))
 
 
 async def _open_pool(settings: Settings) -> Pool:

@@ -9,6 +9,7 @@ import pytest
 
 from tests.e2e.client import User
 from tests.support.http_servers import RawServer, Received, raw_server, response
+from tests.support.otlp import Receiver, otlp_receiver
 from tests.support.stack import LocalStack, running_stack
 
 REPLICAS = {service: 2 for service in ("auth", "workflows", "executor", "llm", "vector", "worker")}
@@ -27,20 +28,37 @@ async def outside() -> AsyncIterator[RawServer]:
     seen: Counter[str] = Counter()
 
     def answer(request: Received) -> bytes:
-        if request.target == "/flaky":
+        path = request.target.partition("?")[0]
+        if path == "/flaky":
             key = request.headers["idempotency-key"]
             seen[key] += 1
             return response(b'{"tries": %d}' % seen[key], 503 if seen[key] < 3 else 200, "application/json")
-        return response(status=404 if request.target == "/missing" else 200)
+        return response(status=404 if path == "/missing" else 200)
 
     async with raw_server(answer) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-async def stack(tmp_path_factory: pytest.TempPathFactory, outside: RawServer) -> AsyncIterator[LocalStack]:
+async def receiver() -> AsyncIterator[Receiver]:
+    """Where the stack's traces go: those alone whose callers say that they are recorded."""
+    async with otlp_receiver() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+async def stack(
+    tmp_path_factory: pytest.TempPathFactory, outside: RawServer, receiver: Receiver
+) -> AsyncIterator[LocalStack]:
     home = tmp_path_factory.mktemp("e2e") / "home"
-    environ = {"HEADRACE_EGRESS_ALLOW": f"127.0.0.1:{outside.port}", "HEADRACE_WORKER_DRAIN_SECONDS": "0"}
+    environ = {
+        "HEADRACE_EGRESS_ALLOW": f"127.0.0.1:{outside.port}",
+        "HEADRACE_WORKER_DRAIN_SECONDS": "0",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{receiver.port}",
+        "OTEL_TRACES_SAMPLER": "parentbased_always_off",
+        "OTEL_BSP_SCHEDULE_DELAY": "200",
+        "HEADRACE_TRUST_TRACEPARENT": "true",
+    }
     async with running_stack(home, replicas=REPLICAS, environ=environ) as running:
         yield running
 

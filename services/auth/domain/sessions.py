@@ -4,6 +4,7 @@ import os
 from dataclasses import replace
 
 import structlog
+from prometheus_client import Counter
 
 from services.auth.domain.accounts import normalised_email
 from services.auth.domain.model import Account, Family, Throttle, TokenPair, User
@@ -11,11 +12,15 @@ from services.auth.domain.passwords import Passwords
 from services.auth.domain.store import Store
 from services.auth.domain.throttles import Throttles, refuse_if_throttled
 from services.auth.domain.tokens import ACCESS_TOKEN_SECONDS, AccessTokens, RefreshToken, RefreshTokens
-from services.kit.errors import UnauthenticatedError
+from services.kit.errors import DomainError, UnauthenticatedError
 from services.kit.ids import new_id
 
 log = structlog.get_logger(__name__)
 
+_LOGINS = Counter("headrace_auth_logins_total", "Logins by how they ended.", ["outcome"])
+_REUSED = Counter(
+    "headrace_auth_refresh_tokens_reused_total", "Sessions ended because an old token of theirs was used."
+)
 IDLE_DAYS = 14
 ABSOLUTE_DAYS = 30
 GRACE_SECONDS = 10.0
@@ -40,7 +45,15 @@ class Sessions:
         Raises UnauthenticatedError (INVALID_CREDENTIALS), after the same work for an unknown user as for a wrong
         password; ResourceExhaustedError (TOO_MANY_ATTEMPTS, TOO_MANY_LOGINS) with the time to wait.
         """
-        email = normalised_email(email)
+        try:
+            pair = await self._login(normalised_email(email), password, client_address)
+        except DomainError as error:
+            _LOGINS.labels(error.reason.lower()).inc()
+            raise
+        _LOGINS.labels("ok").inc()
+        return pair
+
+    async def _login(self, email: str, password: str, client_address: str) -> TokenPair:
         throttles = self._throttles.of_login(email, client_address)
         async with self._store.transaction() as transaction:
             refuse_if_throttled(await transaction.spend_tries(throttles))
@@ -100,6 +113,7 @@ class Sessions:
                 await transaction.revoke_family(token.user_id, token.family_id)
         # Raised after the commit: what was revoked stays revoked.
         if reused:
+            _REUSED.inc()
             log.warning("refresh_token_reused", user_id=str(token.user_id), family_id=str(token.family_id))
         if reused or account is None or family is None or not family.live or token.counter > family.counter:
             raise _invalid_refresh_token()

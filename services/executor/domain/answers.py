@@ -6,6 +6,7 @@ from dataclasses import replace
 from uuid import UUID
 
 from services.executor.domain.committer import Committer
+from services.executor.domain.measures import trace_answer
 from services.executor.domain.model import (
     EventNotFoundError,
     NodeNotFoundError,
@@ -69,27 +70,31 @@ class Answers:
     async def _submit(
         self, ref: NodeRef, make: Callable[[NodeState], Answer], *, epoch: int | None, request_id: str, known: str = ""
     ) -> None:
-        request = known
+        request, node_type = known, ""
 
         def apply(state: RunState) -> _Outcome:
-            nonlocal request
+            nonlocal request, node_type
             node = state.find(ref.item_path, ref.node_key)
             if node is None:
                 return None
             answer = make(node)
-            request = answer.request
+            request, node_type = answer.request, node.spec.type
             if epoch is not None and (epoch != node.epoch or not waits.takes_token(node.spec.type, node.input)):
                 return Verdict.STALE
             if answer.by and waits.waits_for_answer(node) and not waits.may_answer(node, answer.by):
                 return NotAnApproverError(ref.node_key)
             return decide.resume(state, node, answer)
 
-        outcome = await self._committer.submit(ref.run_id, apply, lambda _, outcome: outcome)
+        traceparent, outcome = await self._committer.submit(
+            ref.run_id, apply, lambda state, outcome: (state.traceparent, outcome)
+        )
         if isinstance(outcome, NotAnApproverError):
             raise outcome
         if isinstance(outcome, tuple):
             raise InvalidArgumentError(outcome[0].message, violations=outcome)
-        if outcome is not Verdict.ACCEPTED:
+        if outcome is Verdict.ACCEPTED:
+            trace_answer(traceparent, ref, node_type)
+        else:
             await self._settle_repetition(ref, request, request_id)
 
     async def _settle_repetition(self, ref: NodeRef, request: str, request_id: str) -> None:

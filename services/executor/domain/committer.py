@@ -6,6 +6,7 @@ at once. A run that another executor has moved meanwhile is read again and its t
 """
 
 import asyncio
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,8 +14,9 @@ from typing import Any, Generic, Protocol, TypeVar
 from uuid import UUID
 
 import structlog
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
+from services.executor.domain.measures import count_ended
 from services.executor.domain.model import NewRun, RunNotFoundError
 from services.executor.domain.run_states import RunStates
 from services.executor.domain.store import RunStore
@@ -37,6 +39,12 @@ _WAITING_BYTES = 16 * 1024 * 1024
 _BATCH = Histogram(
     "headrace_executor_commit_transitions", "Transitions in a commit.", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256)
 )
+_SECONDS = Histogram(
+    "headrace_executor_commit_duration_seconds",
+    "Time that PostgreSQL takes for a commit.",
+    buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
+)
+_QUEUED = Gauge("headrace_executor_commit_queue", "Transitions that wait for a commit.")
 _CONFLICTS = Counter("headrace_executor_commit_conflicts_total", "Runs read again because another executor moved them.")
 
 
@@ -74,6 +82,7 @@ class Committer:
 
     def start(self) -> None:
         """Begin to serve."""
+        _QUEUED.set_function(lambda: self.queued)
         self._tasks = [asyncio.create_task(lane.run()) for lane in self._lanes]
 
     async def stop(self) -> None:
@@ -204,7 +213,9 @@ class _Lane:
         changed = [state for state in states.values() if state.events or state.touched]
         if changed:
             _BATCH.observe(len(batch))
+            begun = time.perf_counter()
             written = await self._store.commit(changed, new)
+            _SECONDS.observe(time.perf_counter() - begun)
         else:
             written = {}
         for run_id, state in states.items():
@@ -278,6 +289,7 @@ class _Lane:
         if moved:
             state.version += 1
             ready = tuple(node for node in state.ready if node.status is NodeStatus.READY)
+            count_ended(state.touched)
             state.clear_changes()
             self._announcer.announce(state, ready)
         if state.inline and not state.is_terminal:

@@ -14,10 +14,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import structlog
-from prometheus_client import Gauge
+from prometheus_client import Gauge, Histogram
 
 from services.executor.domain.flows import Flow, Ready, RoundRobin
 from services.executor.domain.limits import NO_LIMITS, ProjectLimits
@@ -35,6 +35,21 @@ _TAKEN_AT_ONCE = 16
 
 _SENT = Gauge("headrace_executor_wakeups_sent", "Wake-ups published and not yet claimed.", ["queue"])
 _WAITING = Gauge("headrace_executor_wakeups_waiting", "Ready node executions waiting in memory.", ["queue"])
+_QUEUED = Histogram(
+    "headrace_executor_queued_seconds",
+    "From ready to claimed, of what this executor woke workers for. What a worker goes on with does not wait.",
+    ["queue"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800),
+)
+
+
+class Woken(NamedTuple):
+    """What is known of node executions that workers ask for; of those that another executor told of, nothing."""
+
+    placed: dict[NodeRef, float]
+    """When a place was taken for those that needed one, by the clock."""
+    queued: dict[NodeRef, float]
+    """Seconds that they were ready."""
 
 
 class Publisher(Protocol):
@@ -83,6 +98,7 @@ class Window:
         self.waiting = RoundRobin()
         self.denied = 0
         """Workers' slots that were freed for others and not used by a claim yet."""
+        self.queued = _QUEUED.labels(queue)
 
 
 class Dispatcher:
@@ -124,23 +140,24 @@ class Dispatcher:
         self._enqueue(window, ready)
         self._pump(window)
 
-    def claimed(self, refs: Iterable[NodeRef]) -> dict[NodeRef, float]:
-        """A worker asks for these: their places in the window are free.
-
-        Returns when a place was taken for those that needed one, by the clock.
-        """
+    def claimed(self, refs: Iterable[NodeRef]) -> Woken:
+        """A worker asks for these: their places in the window are free."""
         placed: dict[NodeRef, float] = {}
+        queued: dict[NodeRef, float] = {}
+        now = self._clock()
         windows: dict[str, Window] = {}
         for ref in refs:
             sent = self._forget(ref)
             if sent is not None:
                 windows[sent.ready.queue] = window = self._windows[sent.ready.queue]
                 window.denied = max(0, window.denied - 1)
+                queued[ref] = seconds = now - sent.ready.since
+                window.queued.observe(seconds)
                 if sent.placed_at is not None:
                     placed[ref] = sent.placed_at
         for window in windows.values():
             self._pump(window)
-        return placed
+        return Woken(placed, queued)
 
     def moved(self, project_id: str) -> None:
         """Something of the project has been committed: perhaps a place is free."""

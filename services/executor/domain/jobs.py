@@ -2,14 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from uuid import UUID
 
 import structlog
 
 from services.executor.domain.committer import Committer
-from services.executor.domain.dispatch import Dispatcher
+from services.executor.domain.dispatch import Dispatcher, Woken
 from services.executor.domain.flows import Ready
 from services.executor.domain.model import NodeRef, RunNotFoundError, WorkerLease
 from services.executor.domain.store import Differences, RunStore, UnstorableError
@@ -45,6 +45,8 @@ class Job:
     timeout_seconds: float
     idempotency_key: str
     traceparent: str
+    queued_seconds: float = 0.0
+    """How long it was ready, where that is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +114,8 @@ class Jobs:
     async def claim(self, worker_id: str, wanted: Sequence[tuple[NodeRef, int]], claim_id: str) -> Claimed:
         """Claim node executions that are ready at an epoch. The same `claim_id` again gives the same jobs again."""
         claimed = Claimed([], [])
-        placed = self._dispatcher.claimed([ref for ref, _ in wanted])
-        unplaced = await self._claim_all(worker_id, wanted, claim_id, placed, claimed)
+        woken = self._dispatcher.claimed([ref for ref, _ in wanted])
+        unplaced = await self._claim_all(worker_id, wanted, claim_id, woken, claimed)
         if unplaced:
             try:
                 placed = await self._dispatcher.take_places(unplaced)
@@ -122,7 +124,8 @@ class Jobs:
             else:
                 # Those without a place, too: an earlier request of this claim may have got them meanwhile.
                 again = [(ready.ref, ready.epoch) for ready in unplaced]
-                left = await self._claim_all(worker_id, again, claim_id, placed, claimed)
+                woken = woken._replace(placed=placed)
+                left = await self._claim_all(worker_id, again, claim_id, woken, claimed)
                 claimed.retry.extend(ready.ref for ready in left if ready.ref in placed)
         return claimed
 
@@ -131,11 +134,11 @@ class Jobs:
         worker_id: str,
         wanted: Sequence[tuple[NodeRef, int]],
         claim_id: str,
-        placed: Mapping[NodeRef, float],
+        woken: Woken,
         claimed: Claimed,
     ) -> list[Ready]:
         """Claim, and add to `claimed`; returns those that need a place first."""
-        futures = [self._claim(worker_id, ref, epoch, claim_id, placed.get(ref)) for ref, epoch in wanted]
+        futures = [self._claim(worker_id, ref, epoch, claim_id, woken) for ref, epoch in wanted]
         unplaced: list[Ready] = []
         for (ref, _), result in zip(wanted, await asyncio.gather(*futures, return_exceptions=True), strict=True):
             if isinstance(result, Job):
@@ -150,15 +153,15 @@ class Jobs:
         return unplaced
 
     def _claim(
-        self, worker_id: str, ref: NodeRef, epoch: int, claim_id: str, placed_at: float | None
+        self, worker_id: str, ref: NodeRef, epoch: int, claim_id: str, woken: Woken
     ) -> "asyncio.Future[Job | Ready | None]":
-        """`placed_at`: when a place was taken for it. What needs one and has none is answered with what it waits as."""
+        """What needs a place and has none is answered with what it waits as."""
         is_repeated = False
 
         def apply(state: RunState) -> Verdict | Ready:
             nonlocal is_repeated
             # A run that has moved since may have lost the place.
-            place, is_repeated = None if is_repeated else placed_at, True
+            place, is_repeated = None if is_repeated else woken.placed.get(ref), True
             node = state.find(ref.item_path, ref.node_key)
             if node is None or state.is_terminal:
                 return Verdict.STALE
@@ -177,7 +180,7 @@ class Jobs:
                 return verdict
             node = state.find(ref.item_path, ref.node_key)
             is_held = node is not None and node.status is NodeStatus.RUNNING and verdict is not Verdict.STALE
-            return make_job(state, node) if node is not None and is_held else None
+            return make_job(state, node, woken.queued.get(ref, 0.0)) if node is not None and is_held else None
 
         return self._committer.submit(ref.run_id, apply, answer)
 
@@ -340,7 +343,7 @@ def _size(state: RunState, node: NodeState) -> tuple[int, Failure | None]:
     return size, Failure("JOB_TOO_LARGE", message, spec.key)
 
 
-def make_job(state: RunState, node: NodeState) -> Job:
+def make_job(state: RunState, node: NodeState, queued_seconds: float = 0.0) -> Job:
     """The job for a claimed node execution."""
     spec = node.spec
     return Job(
@@ -356,6 +359,7 @@ def make_job(state: RunState, node: NodeState) -> Job:
         timeout_seconds=spec.timeout_seconds,
         idempotency_key=str(idempotency_key(state.run_id, spec.key, effect_path(node.path))),
         traceparent=state.traceparent,
+        queued_seconds=queued_seconds,
     )
 
 

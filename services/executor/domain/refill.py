@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import structlog
+from prometheus_client import Gauge
 
 from services.executor.domain.dispatch import Dispatcher
 from services.executor.domain.flows import Ready
@@ -22,6 +23,8 @@ from services.kit.errors import DomainError
 
 log = structlog.get_logger(__name__)
 
+_SLOTS = Gauge("headrace_executor_worker_slots", "Slots of the living workers that take work.", ["queue"])
+_EXECUTORS = Gauge("headrace_executor_executors", "Living executors, as this one sees them.")
 _CENSUS_SECONDS = 1.0
 _CLAIMED_SOON_SECONDS = 1.4
 """A wake-up that is not claimed for so long is looked for on the bus; just before its row is due for another."""
@@ -179,6 +182,9 @@ class Refill:
         capacities = {
             queue: round(census.slots.get(queue, 0) * self._settings.window_per_slot) for queue in self._settings.queues
         }
+        for queue in self._settings.queues:
+            _SLOTS.labels(queue).set(census.slots.get(queue, 0))
+        _EXECUTORS.set(census.executors)
         self._dispatcher.configure(capacities, census.limits, census.executors)
         self._variables.configure(census.variables)
         await self._limits.free_unused()

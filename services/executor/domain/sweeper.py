@@ -11,7 +11,7 @@ from typing import Protocol
 from uuid import UUID
 
 import structlog
-from prometheus_client import Counter
+from prometheus_client import Counter, Gauge
 
 from services.executor.domain.committer import Committer
 from services.executor.domain.model import NodeRef
@@ -27,6 +27,7 @@ log = structlog.get_logger(__name__)
 BATCH = 500
 INLINE = ""
 """The queue of what executors do themselves."""
+_SWEPT_AT = Gauge("headrace_executor_last_sweep_timestamp_seconds", "When the last sweep ended that went well.")
 _SWEPT = Counter("headrace_executor_swept_total", "Corrections by the sweeper.", ["kind"])
 
 
@@ -90,6 +91,7 @@ class Sweeper:
                 timer = await self._store.seconds_to_next_timer()
                 if timer is not None and corrected:
                     pause = min(max(timer, 0.01), pause)
+                _SWEPT_AT.set_to_current_time()
             except DomainError as error:
                 log.warning("sweep_failed", reason=error.reason)
                 self.spare_workers()

@@ -6,12 +6,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from urllib.parse import urljoin
 
+from opentelemetry import trace
+
 from services.executor.egress.decoding import decode_body
 from services.executor.egress.dialing import Dialer, Resolve, resolve_by_system
 from services.executor.egress.errors import EgressError
 from services.executor.egress.headers import Headers, check_headers, headers_for_other_origin
 from services.executor.egress.http1 import ConnectionLostError, Http1Connection, HttpResponse
 from services.executor.egress.rules import HostPort, Rules, Url
+from services.kit.tracing import client_span, mark_failed, traceparent_of
 
 MAX_REDIRECTS = 3
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -54,10 +57,13 @@ class Egress:
         resolve: Resolve = resolve_by_system,
         max_body_bytes: int = 1024 * 1024,
         user_agent: str = "headrace",
+        sends_traceparent: bool = False,
     ) -> None:
+        """`sends_traceparent`: servers are told the trace that a request belongs to."""
         self.dialer = Dialer(Rules(allow, deny), resolve=resolve)
         self._max_body_bytes = max_body_bytes
         self._user_agent = user_agent
+        self._sends_traceparent = sends_traceparent
         self._idle: defaultdict[_Key, list[Http1Connection]] = defaultdict(list)
         self._sweep: asyncio.TimerHandle | None = None
         self._closed = False
@@ -93,8 +99,8 @@ class Egress:
         self._idle.clear()
 
     async def _follow(self, url: Url, request: HttpRequest, project_id: str) -> HttpResponse:
-        for _ in range(MAX_REDIRECTS + 1):
-            response = await self._send(url, request, project_id)
+        for number in range(MAX_REDIRECTS + 1):
+            response = await self._send_traced(url, request, project_id, resends=number)
             location = response.header("location")
             if response.status not in _REDIRECTS or not location or response.status in request.accepts_redirect:
                 body = decode_body(response.body, response.header("content-encoding"), self._max_body_bytes)
@@ -124,9 +130,29 @@ class Egress:
             request = replace(request, headers=headers_for_other_origin(request.headers))
         return target, request
 
-    async def _send(self, url: Url, request: HttpRequest, project_id: str) -> HttpResponse:
+    async def _send_traced(self, url: Url, request: HttpRequest, project_id: str, *, resends: int) -> HttpResponse:
+        """Of the URL a span has the origin alone: paths and queries of other people's APIs hold secrets."""
+        span = client_span(request.method)
+        if span.is_recording():
+            span.set_attributes({"http.request.method": request.method, "url.scheme": url.scheme})
+            span.set_attributes({"server.address": url.place.host, "server.port": url.place.port})
+            if resends:
+                span.set_attribute("http.request.resend_count", resends)
+        try:
+            response = await self._send(url, request, project_id, span)
+            span.set_attribute("http.response.status_code", response.status)
+            if response.status >= 400:
+                mark_failed(span, str(response.status))
+            return response
+        except EgressError as error:
+            mark_failed(span, error.reason)
+            raise
+        finally:
+            span.end()
+
+    async def _send(self, url: Url, request: HttpRequest, project_id: str, span: trace.Span) -> HttpResponse:
         key = (project_id, url.scheme, url.place)
-        headers = self._all_headers(url, request)
+        headers = self._all_headers(url, request, traceparent_of(span) if self._sends_traceparent else "")
         while True:
             connection = self._take(key)
             kept = connection is not None
@@ -154,13 +180,15 @@ class Egress:
             self._keep(key, connection)
             return response
 
-    def _all_headers(self, url: Url, request: HttpRequest) -> Headers:
+    def _all_headers(self, url: Url, request: HttpRequest, traceparent: str) -> Headers:
         given = {name.lower() for name, _ in request.headers}
         own = [("Host", url.host_header), ("Accept-Encoding", "identity")]
         if "accept" not in given:
             own.append(("Accept", "*/*"))
         if "user-agent" not in given:
             own.append(("User-Agent", self._user_agent))
+        if traceparent and "traceparent" not in given:
+            own.append(("traceparent", traceparent))
         if request.body or request.method not in _SAFE_METHODS:
             own.append(("Content-Length", str(len(request.body))))
         return (*own, *request.headers)

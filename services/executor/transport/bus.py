@@ -55,9 +55,9 @@ class Bus:
         """Let it say when the wake-ups for what becomes ready are published."""
         self._dispatcher = dispatcher
 
-    def tell(self, listener: Callable[[RunState], None]) -> None:
-        """Call this for every run that a commit has moved."""
-        self._listeners.append(listener)
+    def tell(self, *listeners: Callable[[RunState], None]) -> None:
+        """Call these for every run that a commit has moved."""
+        self._listeners += listeners
 
     @property
     def is_connected(self) -> bool:

@@ -184,6 +184,7 @@ def ref_to_proto(ref: NodeRef, epoch: int = 0) -> worker_pb2.JobRef:
 def job_to_proto(job: Job, *, grant: str, executor_id: str) -> worker_pb2.Job:
     """A claimed job."""
     milliseconds = round(job.timeout_seconds * 1000)
+    queued = round(job.queued_seconds * 1_000_000)
     return worker_pb2.Job(
         ref=ref_to_proto(job.ref),
         epoch=job.epoch,
@@ -199,6 +200,7 @@ def job_to_proto(job: Job, *, grant: str, executor_id: str) -> worker_pb2.Job:
         traceparent=job.traceparent,
         executor_id=executor_id,
         timeout=Duration(seconds=milliseconds // 1000, nanos=milliseconds % 1000 * 1_000_000),
+        queued=Duration(seconds=queued // 1_000_000, nanos=queued % 1_000_000 * 1000) if queued else None,
     )
 
 

@@ -8,7 +8,7 @@ from uuid import UUID
 from google.protobuf.timestamp_pb2 import Timestamp
 from headrace.executor.v1 import executor_service_pb2 as pb
 from headrace.executor.v1.executor_service_pb2_grpc import ExecutorServiceServicer
-from opentelemetry import propagate
+from opentelemetry import trace
 
 from services.executor.domain.answers import Answers
 from services.executor.domain.limit_settings import LimitSettings
@@ -41,6 +41,7 @@ from services.kit.errors import InvalidArgumentError, NotFoundError
 from services.kit.grpc_server import Context
 from services.kit.ids import parse_id
 from services.kit.paging import decode_page_token, encode_page_token, page_size, page_token_error
+from services.kit.tracing import traceparent_of
 
 SERVICE_NAME = "headrace.executor.v1.ExecutorService"
 MAX_WAIT_SECONDS = 60.0
@@ -88,6 +89,7 @@ class ExecutorServicer(ExecutorServiceServicer):
             vars_json=request.vars.utf8,
             wait_seconds=min(request.wait.ToTimedelta().total_seconds(), MAX_WAIT_SECONDS),
         )
+        trace.get_current_span().set_attribute("headrace.run.id", str(run.id))
         return pb.StartRunResponse(run=run_to_proto(run))
 
     async def RerunRun(self, request: pb.RerunRunRequest, context: Context) -> pb.RerunRunResponse:
@@ -272,9 +274,7 @@ def _place(place: pb.NodePlace) -> tuple[str, str]:
 
 
 def _traceparent() -> str:
-    carrier: dict[str, str] = {}
-    propagate.inject(carrier)
-    return carrier.get("traceparent", "")
+    return traceparent_of(trace.get_current_span())
 
 
 def _selector(request: pb.StartRunRequest | pb.RerunRunRequest) -> VersionSelector:

@@ -32,6 +32,7 @@ _PAUSE_AFTER_FAILURE = 0.2
 LAST_REPORTS_SECONDS = 4.0
 """How long a worker that stops tries to hand in what it has; the rest is found by its lease."""
 _RUNNING = Gauge("headrace_worker_jobs_running", "Jobs under way.")
+_SLOTS = Gauge("headrace_worker_slots", "Jobs that may be under way at a time.")
 _FINISHED = Counter("headrace_worker_jobs_total", "Jobs run, by how they ended.", ["type", "outcome"])
 
 # Looking a label up costs as much as running a small job.
@@ -91,6 +92,7 @@ class Worker:
         """What they ask for, at the epochs of the wake-ups."""
         self._progress = asyncio.Event()
         _RUNNING.set_function(lambda: len(self._running))
+        _SLOTS.set(slots)
         self._wakeups = [Wakeups(client, queue, self._receive, self._free_slots) for queue in queues]
         self._pulling: list[asyncio.Task[None]] = []
         self._serving: list[asyncio.Task[None]] = []

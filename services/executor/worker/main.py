@@ -76,7 +76,11 @@ async def _start(
     """Serve queues, and watch those of suspects; `orphaned`: what runs may end in its own time."""
     peers, node_types = PeerSettings(), catalogue()
     targets = Targets(peers.auth_target, peers.executor_target, peers.llm_target, peers.vector_target)
-    egress = Egress(parse_host_ports(peers.egress_allow), parse_host_ports(peers.egress_deny))
+    egress = Egress(
+        parse_host_ports(peers.egress_allow),
+        parse_host_ports(peers.egress_deny),
+        sends_traceparent=peers.egress_traceparent,
+    )
     services = Services(targets, egress=egress)
     stack.push_async_callback(services.close)
     served: list[Worker | Suspects] = []

@@ -13,7 +13,8 @@ from headrace.common.v1 import value_pb2
 from headrace.executor.v1 import run_pb2
 from headrace.executor.v1 import worker_pb2 as pb
 from opentelemetry import context as otel_context
-from opentelemetry import propagate, trace
+from opentelemetry import trace
+from prometheus_client import Histogram
 from pydantic import ValidationError
 
 from services.executor.handlers.base import (
@@ -30,13 +31,21 @@ from services.kit import strict_json
 from services.kit.errors import InvalidArgumentError
 from services.kit.expressions import ExpressionError
 from services.kit.templates import Template, TemplateErrors, compile_template
+from services.kit.tracing import context_of, mark_failed, tracer
 
 log = structlog.get_logger(__name__)
-tracer = trace.get_tracer(__name__)
 
 MAX_OUTPUT_BYTES = 1024 * 1024
 MAX_SHOWN_INPUT_BYTES = 64 * 1024
 _NO_USAGE = Usage()
+_SECONDS = Histogram(
+    "headrace_worker_handler_seconds",
+    "Time that an attempt took, templates and handler, however it ended.",
+    ["type"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
+)
+# Looking a label up costs as much as running a small job.
+_seconds = lru_cache(maxsize=1024)(_SECONDS.labels)
 
 
 class Runner:
@@ -50,6 +59,10 @@ class Runner:
         """Run a job and report how it ended. Raises only CancelledError."""
         report = pb.Report(ref=job.ref, epoch=job.epoch)
         started = time.perf_counter()
+        span = tracer.start_span(job.type, context=_parent(job.traceparent), kind=trace.SpanKind.CONSUMER)
+        # By hand: the context manager costs twice what the span does. The context is the task's own, and ends with it.
+        otel_context.attach(trace.set_span_in_context(span))
+        structlog.contextvars.bind_contextvars(run_id=job.ref.run_id, node_key=job.ref.node_key, attempt=job.attempt)
         try:
             result = await self._perform(job, report, emit_token)
             output = _checked_output(job, result)
@@ -69,7 +82,12 @@ class Runner:
             if isinstance(error, asyncio.CancelledError) and _is_being_cancelled():
                 raise
             report.failure.CopyFrom(failed_report(job, error).failure)
+        finally:
+            if span.is_recording():
+                _describe(span, job, report)
+            span.end()
         seconds = time.perf_counter() - started
+        _seconds(job.type).observe(seconds)
         report.handler_time.seconds = int(seconds)
         report.handler_time.nanos = int(seconds % 1 * 1e9)
         return report
@@ -97,9 +115,6 @@ class Runner:
         )
         checked = _validated(config, node_type, job)
         limit = asyncio.timeout(timeout)
-        span = tracer.start_span(job.type, context=_parent(job.traceparent), kind=trace.SpanKind.CONSUMER)
-        # By hand: the context manager costs twice what the span does. The context is the task's own, and ends with it.
-        otel_context.attach(trace.set_span_in_context(span))
         try:
             async with limit:
                 return await node_type.handler(context, checked)
@@ -112,14 +127,29 @@ class Runner:
                 "Raise `timeout_seconds` of the node, or make it do less."
             )
             raise RetryableError("TIMEOUT", message, outcome_unknown=True) from error
-        finally:
-            span.end()
 
 
-@lru_cache(maxsize=1024)
-def _parent(traceparent: str) -> otel_context.Context:
-    """The trace context of a run, which is that of all its nodes."""
-    return propagate.extract({"traceparent": traceparent})
+# The trace context of a run is that of all its nodes.
+_parent = lru_cache(maxsize=1024)(context_of)
+
+
+def _describe(span: trace.Span, job: pb.Job, report: pb.Report) -> None:
+    """What may be known of an attempt: names and numbers, nothing that it worked with."""
+    outcome = report.WhichOneof("outcome") or "cancelled"
+    span.set_attributes(
+        {
+            "headrace.project.id": job.project_id,
+            "headrace.workflow.id": job.workflow_id,
+            "headrace.run.id": job.ref.run_id,
+            "headrace.node.key": job.ref.node_key,
+            "headrace.node.item_path": job.ref.item_path,
+            "headrace.node.attempt": job.attempt,
+            "headrace.node.queued_seconds": job.queued.seconds + job.queued.nanos / 1e9,
+            "headrace.node.outcome": outcome,
+        }
+    )
+    if outcome == "failure":
+        mark_failed(span, report.failure.failure.reason)
 
 
 @lru_cache(maxsize=2048)

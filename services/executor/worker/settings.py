@@ -45,3 +45,6 @@ class PeerSettings(EnvironmentSettings):
     vector_target: str = Field(description="gRPC target of the vector service.")
     egress_allow: str = Field("", description="host:port,… beyond public addresses that nodes may connect to.")
     egress_deny: str = Field("", description="host:port,… that nodes may never connect to: our own database.")
+    egress_traceparent: bool = Field(
+        False, description="Send `traceparent` with nodes' HTTP requests: the trace's id, to whoever they go to."
+    )

@@ -10,6 +10,7 @@ import structlog
 from fastapi import Header, Query
 from headrace.executor.v1 import executor_service_pb2 as pb
 from headrace.executor.v1 import run_pb2
+from prometheus_client import Gauge
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
@@ -31,6 +32,7 @@ from services.kit.errors import (
 
 log = structlog.get_logger(__name__)
 
+_STREAMS = Gauge("headrace_gateway_event_streams", "Event streams that are open.")
 router = new_router("/api/v1/runs", "runs")
 
 _CALL_SECONDS = 3600.0
@@ -115,6 +117,7 @@ class RunFollower:
         upcoming: asyncio.Future[run_pb2.RunEvent] | None = None
         # Sent at once, so that clients and proxies see the stream open.
         yield b": following\n\n"
+        _STREAMS.inc()
         try:
             while not stopping.done():
                 upcoming = upcoming or asyncio.ensure_future(anext(events))
@@ -131,6 +134,7 @@ class RunFollower:
         except StopAsyncIteration:
             return
         finally:
+            _STREAMS.dec()
             stopping.cancel()
             if upcoming is not None:
                 upcoming.cancel()

@@ -12,7 +12,7 @@ from services.kit.errors import DomainError
 from services.llm.domain.backend import Backend
 from services.llm.domain.errors import ModelNotFoundError
 from services.llm.domain.limits import Admission, SizeLimits
-from services.llm.domain.model import ModelInfo
+from services.llm.domain.model import ModelInfo, Prices
 
 log = structlog.get_logger(__name__)
 
@@ -31,6 +31,8 @@ class Model:
     admission: Admission
     sizes: SizeLimits
     is_default: bool = False
+    prices: Prices | None = None
+    """None = not known."""
 
 
 class Catalogue:

@@ -12,6 +12,11 @@ from services.llm.domain.errors import PromptTooLongError, QueueFullError
 from services.llm.domain.model import Generation
 
 _WAITING = Gauge("headrace_llm_queue_length", "Calls that wait for their turn at a model.", ["model"])
+_WAITING_TOKENS = Gauge(
+    "headrace_llm_queued_tokens",
+    "Tokens that the waiting calls may take: prompts, estimated by size, and the most that they may write.",
+    ["model"],
+)
 _RUNNING = Gauge("headrace_llm_calls_under_way", "Calls that a model works on.", ["model"])
 _SMOOTHING = 0.2
 """Weight of the newest call in the mean duration."""
@@ -29,20 +34,23 @@ class Admission:
         self._waiting = 0
         self._mean_seconds = 1.0
         self._waiting_gauge = _WAITING.labels(model)
+        self._tokens_gauge = _WAITING_TOKENS.labels(model)
         self._running_gauge = _RUNNING.labels(model)
 
     @asynccontextmanager
-    async def enter(self) -> AsyncIterator[None]:
-        """Wait for a place and hold it. Raises QueueFullError at once when too many wait."""
+    async def enter(self, tokens: int) -> AsyncIterator[None]:
+        """Wait for a place and hold it; `tokens`: that the call may take. Raises QueueFullError when too many wait."""
         if self._places.locked() and self._waiting >= self._max_queue:
             raise QueueFullError(self._model, waiting=self._waiting, retry_after=self._delay())
         self._waiting += 1
         self._waiting_gauge.set(self._waiting)
+        self._tokens_gauge.inc(tokens)
         try:
             await self._places.acquire()
         finally:
             self._waiting -= 1
             self._waiting_gauge.set(self._waiting)
+            self._tokens_gauge.dec(tokens)
         self._running_gauge.inc()
         started = time.monotonic()
         try:

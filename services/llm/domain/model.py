@@ -83,6 +83,18 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Prices:
+    """What a million tokens cost, in whatever currency the operator counts."""
+
+    input: float = 0.0
+    output: float = 0.0
+
+    def of(self, usage: Usage) -> float:
+        """What was spent."""
+        return (usage.prompt_tokens * self.input + usage.completion_tokens * self.output) / 1e6
+
+
+@dataclass(frozen=True, slots=True)
 class Ending:
     """How an answer ended. `usage` is None only inside a backend whose server told nothing."""
 

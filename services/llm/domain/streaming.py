@@ -4,17 +4,17 @@ A caller gets pieces of text and then exactly one ending with usage, or an error
 """
 
 import math
-import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 import structlog
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter
 
 from services.kit.errors import DomainError
 from services.llm.domain.catalogue import Catalogue, Model
 from services.llm.domain.errors import ModelUnavailableError
+from services.llm.domain.measuring import Measured
 from services.llm.domain.model import Ending, FinishReason, Generation, Message, Piece, Usage, Vectors
 
 log = structlog.get_logger(__name__)
@@ -24,15 +24,7 @@ MAX_ANSWER_BYTES = 4 * 1024 * 1024
 _BYTES_PER_TOKEN = 4
 """Of English text with the tokenizers of today, about; used only where no server counts."""
 
-_TOKENS = Counter("headrace_llm_tokens_total", "Tokens read and written.", ["model", "direction"])
 _ESTIMATED = Counter("headrace_llm_usage_estimated_total", "Answers whose tokens no server counted.", ["model"])
-_CALLS = Counter("headrace_llm_calls_total", "Calls by how they ended.", ["model", "operation", "outcome"])
-_FIRST_TOKEN = Histogram(
-    "headrace_llm_time_to_first_token_seconds",
-    "From the call to the first text, waiting included.",
-    ["model"],
-    buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +47,7 @@ class Answering:
         """Write an answer and return it whole."""
         model = self._catalogue.generator(model_name)
         texts: list[str] = []
-        async with aclosing(self._stream(model, generation)) as pieces:
+        async with aclosing(self._stream(model, model_name, generation)) as pieces:
             async for piece in pieces:
                 texts.append(piece.delta)
                 if piece.ending is not None and piece.ending.usage is not None:
@@ -65,22 +57,17 @@ class Answering:
     def stream(self, model_name: str, generation: Generation) -> tuple[str, AsyncGenerator[Piece, None]]:
         """The model's name and the pieces of its answer. Closing the iterator stops the generation."""
         model = self._catalogue.generator(model_name)
-        return model.name, self._stream(model, generation)
+        return model.name, self._stream(model, model_name, generation)
 
     async def embed(self, model_name: str, texts: Sequence[str]) -> tuple[str, Vectors]:
         """The model's name and the vectors of the texts in their order."""
         model = self._catalogue.embedder(model_name)
-        outcome = "cancelled"
-        try:
-            async with model.admission.enter():
+        size = sum(len(text) for text in texts)
+        async with Measured(model, "embeddings", model_name) as call:
+            async with model.admission.enter(size // _BYTES_PER_TOKEN):
+                call.admitted()
                 vectors = await model.backend.embed(texts)
-            outcome = "ok"
-        except DomainError as error:
-            outcome = error.reason
-            raise
-        finally:
-            _CALLS.labels(model.name, "embed", outcome).inc()
-        _TOKENS.labels(model.name, "prompt").inc(vectors.prompt_tokens)
+            call.used(Usage(vectors.prompt_tokens, 0))
         return model.name, vectors
 
     async def count_tokens(self, model_name: str, content: str | tuple[Message, ...]) -> tuple[str, int]:
@@ -88,27 +75,20 @@ class Answering:
         model = self._catalogue.any(model_name)
         return model.name, await model.backend.count_tokens(content)
 
-    async def _stream(self, model: Model, generation: Generation) -> AsyncGenerator[Piece, None]:
+    async def _stream(self, model: Model, name: str, generation: Generation) -> AsyncGenerator[Piece, None]:
         bounded = model.sizes.bounded(model.name, generation, context_length=model.backend.context_length)
-        started = time.monotonic()
-        outcome = "cancelled"
-        try:
-            async with model.admission.enter(), aclosing(_bounded(model, bounded)) as pieces:
-                is_first = True
+        most = generation.size_bytes() // _BYTES_PER_TOKEN + (bounded.sampling.max_tokens or 0)
+        async with Measured(model, "chat", name, bounded) as call:
+            async with model.admission.enter(most), aclosing(_bounded(model, bounded)) as pieces:
+                call.admitted()
                 async for piece in pieces:
-                    if is_first and (piece.delta or piece.ending):
-                        is_first = False
-                        _FIRST_TOKEN.labels(model.name).observe(time.monotonic() - started)
-                    if piece.ending is not None:
-                        outcome = "ok"
+                    if piece.delta or piece.ending:
+                        call.wrote()
+                    if piece.ending is not None and piece.ending.usage is not None:
+                        call.used(piece.ending.usage, piece.ending.finish_reason)
                     yield piece
-            if outcome != "ok":
+            if not call.ended:
                 raise ModelUnavailableError(model.name, "the answer broke off before its end.")
-        except DomainError as error:
-            outcome = error.reason
-            raise
-        finally:
-            _CALLS.labels(model.name, "generate", outcome).inc()
 
 
 async def _bounded(model: Model, generation: Generation) -> AsyncGenerator[Piece, None]:
@@ -126,8 +106,6 @@ async def _bounded(model: Model, generation: Generation) -> AsyncGenerator[Piece
                 yield piece
                 continue
             usage = ending.usage or await _estimate(model, generation, tokens)
-            _TOKENS.labels(model.name, "prompt").inc(usage.prompt_tokens)
-            _TOKENS.labels(model.name, "completion").inc(usage.completion_tokens)
             yield replace(piece, ending=replace(ending, usage=usage))
             return
 

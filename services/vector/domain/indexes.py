@@ -29,6 +29,13 @@ T = TypeVar("T")
 
 _LOADED = Counter("headrace_vector_indexes_loaded_total", "Indexes brought into memory.", ["source"])
 _MEMORY = Gauge("headrace_vector_index_memory_bytes", "Memory that the loaded indexes take, about.")
+_LIMIT = Gauge("headrace_vector_index_memory_limit_bytes", "Memory that they may take before some are dropped.")
+_INDEXES = Gauge("headrace_vector_indexes", "Indexes that are in memory, and that searches wait for.", ["state"])
+_RECORDS = Gauge("headrace_vector_index_records", "Records in the loaded indexes.")
+_UNSAVED = Gauge("headrace_vector_index_unsaved_changes", "Changes that the index files do not have yet.")
+_SNAPSHOT_AGE = Gauge(
+    "headrace_vector_snapshot_age_seconds", "Age of the oldest index file that lacks changes; 0 when none does."
+)
 
 _TIDY_SECONDS = 0.004
 """A search may have to wait for one such piece of work."""
@@ -47,6 +54,8 @@ class LoadedIndex:
         self.updating = asyncio.Lock()
         self.unsaved_changes = 0
         self.last_used = time.monotonic()
+        self.saved_at = time.monotonic()
+        """When its file was written or read; at the latest, when it was loaded."""
         self.background: asyncio.Task[None] | None = None
         self._executor = executor
         self._filters: dict[str, tuple[int, Ordinals]] = {}
@@ -93,6 +102,15 @@ class LoadedIndexes:
         self._loaded: dict[UUID, LoadedIndex] = {}
         self._loading: dict[UUID, asyncio.Task[LoadedIndex]] = {}
         self._stopping = False
+        _LIMIT.set(memory_bytes)
+        for gauge, measure in (
+            (_INDEXES.labels("loaded"), lambda: len(self._loaded)),
+            (_INDEXES.labels("loading"), lambda: len(self._loading)),
+            (_RECORDS, lambda: sum(loaded.index.size for loaded in self._all())),
+            (_UNSAVED, lambda: sum(loaded.unsaved_changes for loaded in self._all())),
+            (_SNAPSHOT_AGE, self._snapshot_age),
+        ):
+            gauge.set_function(measure)
 
     def is_loading(self, data_id: UUID) -> bool:
         """Whether searches of the collection wait for its index."""
@@ -245,6 +263,7 @@ class LoadedIndexes:
                 await loaded.run(lambda: files.append(self._snapshots.begin(loaded.collection, loaded.index)))
             await _run(self._working, files[0].seal)
             loaded.unsaved_changes -= unsaved
+            loaded.saved_at = time.monotonic()
         except OSError as error:
             # The file is a cache; the next attempt comes with the next changes.
             log.warning("index_not_saved", collection_id=str(loaded.collection.id), error=repr(error))
@@ -266,6 +285,14 @@ class LoadedIndexes:
                     loaded.background = asyncio.create_task(self._save(loaded))
                 log.info("index_evicted", collection_id=str(loaded.collection.id))
         self._measure()
+
+    def _all(self) -> list[LoadedIndex]:
+        """For the thread that serves metrics: a copy, which is made at once."""
+        return list(self._loaded.values())
+
+    def _snapshot_age(self) -> float:
+        now = time.monotonic()
+        return max((now - loaded.saved_at for loaded in self._all() if loaded.unsaved_changes), default=0.0)
 
     def _measure(self) -> None:
         _MEMORY.set(sum(loaded.index.memory_bytes for loaded in self._loaded.values()))

@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import hmac
 import os
+import shutil
 from collections.abc import Collection as Many
 from pathlib import Path
 from typing import BinaryIO
@@ -19,6 +20,7 @@ from uuid import UUID, uuid4
 
 import orjson
 import structlog
+from prometheus_client import Gauge
 
 from services.vector.domain.index import VectorIndex
 from services.vector.domain.model import Collection
@@ -26,6 +28,8 @@ from services.vector.storage.faiss_index import FaissIndex
 
 log = structlog.get_logger(__name__)
 
+_DISK_FREE = Gauge("headrace_vector_disk_free_bytes", "Free space where the index files are.")
+_DISK_SIZE = Gauge("headrace_vector_disk_size_bytes", "Size of the file system where the index files are.")
 _MAGIC = b"HRINDEX1"
 _SEAL_BYTES = 32
 _BLOCK = 1 << 20
@@ -40,6 +44,8 @@ class FileSnapshots:
         self._folder = folder
         self._key = hmac.digest(key, b"headrace vector index file", hashlib.sha256)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _DISK_FREE.set_function(lambda: shutil.disk_usage(folder).free)
+        _DISK_SIZE.set_function(lambda: shutil.disk_usage(folder).total)
 
     def load(self, collection: Collection) -> FaissIndex | None:
         """The index as it was written; None when there is none or it cannot be trusted, which removes it."""

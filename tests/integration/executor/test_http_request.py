@@ -9,10 +9,14 @@ from typing import Any
 import orjson
 import pytest
 from headrace.auth.v1.auth_service_pb2_grpc import add_AuthServiceServicer_to_server
+from opentelemetry import context as otel_context
 from pydantic import ValidationError
 
+from services.executor.egress import Egress
+from services.executor.egress.client import HttpRequest
 from services.executor.handlers.base import HandlerError, RetryableError, TerminalError
 from services.executor.handlers.http_request import HTTP_REQUEST, expected_statuses
+from services.kit.tracing import context_of
 from tests.support.handlers import Credentials, HandlerBench, handler_bench, served
 from tests.support.http_servers import RawServer, Received, raw_server, response
 
@@ -53,6 +57,21 @@ async def site(tmp_path) -> AsyncIterator[Site]:
         handler_bench(target=address, allow=[server.place]) as bench,
     ):
         yield Site(server, bench, credentials)
+
+
+async def test_a_server_is_told_the_trace_if_the_operator_says_so_and_the_author_says_nothing():
+    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"
+    async with raw_server(lambda _: response()) as server:
+        for sends, given, expected in ((False, (), None), (True, (), trace), (True, (("Traceparent", "own"),), "own")):
+            egress = Egress([server.place], sends_traceparent=sends)
+            token = otel_context.attach(context_of(trace))
+            try:
+                request = HttpRequest("GET", server.url, headers=given)
+                await egress.request(request, project_id="p", timeout_seconds=5)
+            finally:
+                otel_context.detach(token)
+                await egress.close()
+            assert server.requests[-1].headers.get("traceparent") == expected
 
 
 async def test_a_request_is_sent_as_the_config_says_and_its_answer_comes_back(site):

@@ -1,8 +1,10 @@
 """Calls between services over real sockets: identity, deadlines, and every error as it was raised."""
 
+import asyncio
 import base64
 import os
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from itertools import pairwise
 
 import grpc
@@ -14,6 +16,7 @@ from services.kit import errors
 from services.kit.errors import DomainError, Violation
 from services.kit.grpc_client import Rpc, open_channel
 from services.kit.grpc_server import GrpcServer
+from services.kit.grpc_status import error_from_rpc
 from services.kit.identity import CallerTokens
 
 TOKENS = CallerTokens(os.urandom(32))
@@ -115,6 +118,28 @@ async def test_a_stream_delivers_what_came_before_its_error(served, stub):
     with pytest.raises(errors.UnavailableError):
         await read()
     assert pieces == ["a"]
+
+
+async def test_a_stream_whose_server_goes_before_it_has_answered_is_taken_by_the_next(served, tmp_path):
+    def leave(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.transport.abort()
+        with suppress(FileNotFoundError):  # it came again before the next one was found
+            (tmp_path / "s").rename(leaving)
+
+    leaving = tmp_path / "leaving"
+    async with await asyncio.start_unix_server(leave, leaving), open_channel(f"unix:{leaving}") as channel:
+        rpc, stub = Rpc(TOKENS.for_service("test")), LlmServiceStub(channel)
+        stream = rpc.stream(stub.StreamGenerate, pb.StreamGenerateRequest(), timeout=5)
+        assert [piece.delta async for piece in stream] == ["a"]
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_call_that_a_server_dropped_as_it_ended_may_be_repeated():
+    # gRPC's server ends calls so that had arrived and nobody had taken up yet, with this and no word of ours.
+    failure = grpc.aio.AioRpcError(grpc.StatusCode.CANCELLED, grpc.aio.Metadata(), grpc.aio.Metadata(), "CANCELLED")
+    error = error_from_rpc(failure)
+    assert isinstance(error, errors.UnavailableError)
+    assert error.retry_after
 
 
 async def test_a_call_without_a_deadline_is_refused(served, stub):

@@ -8,6 +8,7 @@ import pytest
 from headrace.common.v1 import value_pb2
 from headrace.llm.v1 import llm_pb2 as llm
 from headrace.llm.v1 import llm_service_pb2 as pb
+from prometheus_client import REGISTRY
 
 from services.kit import errors
 from tests.integration.llm.conftest import TOKENS, ask
@@ -27,6 +28,30 @@ def entry(*servers: ScriptedServer, **more):
         "api_key": KEY,
         **more,
     }
+
+
+async def test_calls_tokens_speed_and_spend_are_measured_by_model(scripted, serve_models):
+    def value(name: str, **labels: str) -> float:
+        return REGISTRY.get_sample_value(f"headrace_llm_{name}", {"model": "far", **labels}) or 0.0
+
+    def measured() -> list[float]:
+        return [
+            value("tokens_total", direction="prompt"),
+            value("tokens_total", direction="completion"),
+            value("calls_total", operation="generate", outcome="ok"),
+            value("call_duration_seconds_count", operation="generate"),
+            value("time_to_first_token_seconds_count"),
+            value("tokens_per_second_count"),
+            value("spend_total"),
+        ]
+
+    scripted.answers[CHAT] = FINE
+    prices = {"price_per_million_input_tokens": 1e6, "price_per_million_output_tokens": 1e7}
+    served = await serve_models(entry(scripted, **prices))
+    before = measured()
+    await generate(served)
+    grown = [now - then for now, then in zip(measured(), before, strict=True)]
+    assert grown == pytest.approx([7, 2, 1, 1, 1, 1, 27])
 
 
 async def generate(served, **options) -> pb.GenerateResponse:

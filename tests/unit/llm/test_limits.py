@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from prometheus_client import REGISTRY
 
 from services.llm.domain.errors import PromptTooLongError, QueueFullError
 from services.llm.domain.limits import Admission, SizeLimits
@@ -16,7 +17,7 @@ async def test_calls_go_first_come_first_served_and_no_more_than_allowed_at_once
 
     async def call(number: int) -> None:
         nonlocal under_way, most
-        async with admission.enter():
+        async with admission.enter(1):
             order.append(number)
             under_way += 1
             most = max(most, under_way)
@@ -30,17 +31,34 @@ async def test_calls_go_first_come_first_served_and_no_more_than_allowed_at_once
     assert (order, most) == ([0, 1, 2, 3, 4, 5], 2)
 
 
+async def test_waiting_calls_are_measured_by_the_tokens_that_they_may_take():
+    def queued() -> float | None:
+        return REGISTRY.get_sample_value("headrace_llm_queued_tokens", {"model": "unit-tokens"})
+
+    admission = Admission("unit-tokens", max_concurrency=1, max_queue=10)
+    async with admission.enter(1000):
+        assert queued() == 0, "it does not wait"
+        waiting = [asyncio.ensure_future(admission.enter(tokens).__aenter__()) for tokens in (30, 7)]
+        await asyncio.sleep(0)
+        assert queued() == 37
+        waiting[1].cancel()
+        await asyncio.gather(waiting[1], return_exceptions=True)
+        assert queued() == 30
+    await waiting[0]
+    assert queued() == 0
+
+
 async def test_a_full_queue_refuses_and_one_who_leaves_it_makes_room():
     admission = Admission("unit-full", max_concurrency=1, max_queue=1)
-    async with admission.enter():
-        waiting = asyncio.ensure_future(admission.enter().__aenter__())
+    async with admission.enter(1):
+        waiting = asyncio.ensure_future(admission.enter(1).__aenter__())
         await asyncio.sleep(0)
         with pytest.raises(QueueFullError) as caught:
-            await admission.enter().__aenter__()
+            await admission.enter(1).__aenter__()
         assert 1 <= caught.value.retry_after <= 60
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
-        second = asyncio.ensure_future(admission.enter().__aenter__())
+        second = asyncio.ensure_future(admission.enter(1).__aenter__())
         await asyncio.sleep(0)
         assert not second.done()
         second.cancel()

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from services.llm.settings import LlmSettings, configured_models
+from services.llm.domain.model import Usage
+from services.llm.settings import LlmSettings, configured_models, prices
 
 FAR = {"name": "qwen", "backend": "openai", "base_url": "http://gpu:8000/v1/"}
 VECTORS = {"name": "e5", "backend": "sentence_transformers", "repo": "intfloat/e5"}
@@ -30,6 +31,21 @@ def test_a_named_model_becomes_the_default_of_its_kind_and_the_built_in_ones_sta
     found, defaults = names(FAR)
     assert found == ["qwen", "smollm2-135m-instruct", "all-minilm-l6-v2"]
     assert defaults == ["all-minilm-l6-v2", "qwen"]
+
+
+def test_a_model_costs_what_its_prices_say_and_nothing_is_known_without_any():
+    (free, read, both), _ = configured_models(
+        settings(
+            FAR,
+            {**FAR, "name": "read", "price_per_million_input_tokens": 0.5},
+            {**FAR, "name": "both", "price_per_million_input_tokens": 2, "price_per_million_output_tokens": 8},
+            defaults="off",
+        )
+    )
+    usage = Usage(prompt_tokens=3_000_000, completion_tokens=500_000)
+    assert prices(free) is None
+    assert prices(read).of(usage) == pytest.approx(1.5)
+    assert prices(both).of(usage) == pytest.approx(10)
 
 
 def test_the_built_in_models_can_be_turned_off():

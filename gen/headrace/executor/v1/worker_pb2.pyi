@@ -133,6 +133,7 @@ class Job(_message.Message):
     GRANT_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
     EXECUTOR_ID_FIELD_NUMBER: _builtins.int
+    QUEUED_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     """Fencing number of this claim; reports carry it."""
     attempt: _builtins.int
@@ -169,6 +170,10 @@ class Job(_message.Message):
     def timeout(self) -> _duration_pb2.Duration:
         """Longest time the attempt may take."""
 
+    @_builtins.property
+    def queued(self) -> _duration_pb2.Duration:
+        """How long it was ready before it was claimed; absent when it went to the worker at once, or its executor does not know."""
+
     def __init__(
         self,
         *,
@@ -186,10 +191,11 @@ class Job(_message.Message):
         grant: _builtins.str = ...,
         traceparent: _builtins.str = ...,
         executor_id: _builtins.str = ...,
+        queued: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "ref", b"ref", "timeout", b"timeout", "variables", b"variables"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "queued", b"queued", "ref", b"ref", "timeout", b"timeout", "variables", b"variables"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "config", b"config", "epoch", b"epoch", "executor_id", b"executor_id", "grant", b"grant", "idempotency_key", b"idempotency_key", "project_id", b"project_id", "ref", b"ref", "timeout", b"timeout", "traceparent", b"traceparent", "type", b"type", "variables", b"variables", "version_id", b"version_id", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "config", b"config", "epoch", b"epoch", "executor_id", b"executor_id", "grant", b"grant", "idempotency_key", b"idempotency_key", "project_id", b"project_id", "queued", b"queued", "ref", b"ref", "timeout", b"timeout", "traceparent", b"traceparent", "type", b"type", "variables", b"variables", "version_id", b"version_id", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
