@@ -8,7 +8,6 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, m
 from pydantic_settings import SettingsConfigDict
 
 from services.kit.settings import EnvironmentSettings
-
 from services.llm.domain.model import Prices
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
