@@ -50,7 +50,10 @@ def make_base(client: docker.DockerClient, commands: Commands, folder: Path) -> 
     root, archive = folder / "base", folder / "base.tar"
     if not archive.exists():
         shutil.rmtree(root, ignore_errors=True)
-        commands.run("debootstrap", "--variant=minbase", f"--include={_PACKAGES}", _SUITE, root)
+        # What it mounts is gone with it, however it ends.
+        commands.run(
+            *("unshare", "--mount", "debootstrap", "--variant=minbase", f"--include={_PACKAGES}", _SUITE, root)
+        )
         left_out = [f"--exclude=./{pattern}" for pattern in _NOT_IN_THE_BASE]
         commands.run("tar", *left_out, "--numeric-owner", "-cf", archive, "-C", root, ".")
         shutil.rmtree(root)
