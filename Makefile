@@ -3,10 +3,14 @@ PYTHON := .venv/bin/python
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help run test check fmt proto lock bench chaos rolling soak simulate mutants clean local dev
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+SECRETS := $(CURDIR)/deploy/docker/.secrets
+
+.PHONY: help run test check fmt proto lock bench chaos rolling soak simulate mutants images docker-secrets docker-check \
+	clean local dev
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: local ## Start the whole stack, run the sample, serve. ARGS="--once", "--replicas executor=2,worker=2", "--help"
 	@$(PYTHON) -m deploy.local $(ARGS)
@@ -53,6 +57,18 @@ simulate: dev ## Simulate the execution code under faults drawn from seeds. ARGS
 
 mutants: dev ## Break the execution code in one place at a time; the simulation must see each
 	@$(PYTHON) -m tests.simulation.mutants
+
+images: ## Build the images of all services. ARGS="executor"
+	HEADRACE_VERSION=$(VERSION) HEADRACE_REVISION=$$(git rev-parse HEAD) \
+		docker compose -f deploy/docker/compose.yaml build $(ARGS)
+
+docker-secrets: ## Make the secret files that the stack in containers needs; after `make images`
+	@mkdir -p -m 700 $(SECRETS)
+	docker run --rm --network none --user $$(id -u):$$(id -g) --volume $(SECRETS):/secrets \
+		--entrypoint python3 headrace-prepare:$(VERSION) -m deploy.docker.secrets /secrets
+
+docker-check: dev ## Build the images without a registry, run the stack in containers, kill workers. ARGS="--help"
+	@$(PYTHON) -m tests.containers $(ARGS)
 
 clean: ## Remove what the targets made, but not the stack's data in .headrace
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

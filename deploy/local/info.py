@@ -15,5 +15,7 @@ class StackInfo:
     admin_email: str
     admin_password: str = field(repr=False)
     receiver_port: int
-    """A free port on 127.0.0.1 that the stack's workers may reach."""
+    """A free port of `receiver_host` that the stack's workers may reach."""
+    receiver_host: str = "127.0.0.1"
+    """A name or address of this machine, as the stack's workers know it."""
     console: Console

@@ -1,13 +1,13 @@
 """What auth reads from the environment, prefix `HEADRACE_AUTH_`."""
 
 from pydantic import Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from services.auth.domain.tokens import load_public_keys, load_signing_key
-from services.kit.settings import decode_key, decode_keys
+from services.kit.settings import EnvironmentSettings, decode_key, decode_keys
 
 
-class DatabaseSettings(BaseSettings):
+class DatabaseSettings(EnvironmentSettings):
     """All that `migrate` needs."""
 
     model_config = SettingsConfigDict(env_prefix="HEADRACE_AUTH_", extra="ignore")

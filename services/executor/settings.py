@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 
 from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from services.executor.domain.admission import AdmissionLimits
 from services.executor.domain.refill import RefillSettings
+from services.kit.settings import EnvironmentSettings
 
 
-class Settings(BaseSettings):
+class Settings(EnvironmentSettings):
     """The executor. Environment prefix `HEADRACE_EXECUTOR_`."""
 
     model_config = SettingsConfigDict(env_prefix="HEADRACE_EXECUTOR_", extra="ignore")
@@ -58,7 +59,7 @@ class Settings(BaseSettings):
         return RefillSettings(executor_id, tuple(queues), self.sweep_seconds, self.window_per_slot)
 
 
-class PeerSettings(BaseSettings):
+class PeerSettings(EnvironmentSettings):
     """Where the others are. Environment prefix `HEADRACE_`."""
 
     model_config = SettingsConfigDict(env_prefix="HEADRACE_", extra="ignore")

@@ -3,12 +3,14 @@
 from typing import Literal
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
+
+from services.kit.settings import EnvironmentSettings
 
 MIB = 1024 * 1024
 
 
-class Settings(BaseSettings):
+class Settings(EnvironmentSettings):
     """How the gateway listens and what it lets through."""
 
     model_config = SettingsConfigDict(env_prefix="HEADRACE_GATEWAY_", extra="ignore")
@@ -49,7 +51,7 @@ class Settings(BaseSettings):
     heartbeat_seconds: float = Field(15.0, gt=0, description="Event streams send a comment when quiet for this long.")
 
 
-class TargetSettings(BaseSettings):
+class TargetSettings(EnvironmentSettings):
     """gRPC addresses of the services: `host:port`, `dns:///name:port` or `ipv4:a:port,b:port`."""
 
     model_config = SettingsConfigDict(env_prefix="HEADRACE_", extra="ignore")

@@ -1,13 +1,36 @@
 """Settings that several services share. Each service's own are in its `settings.py`, under `HEADRACE_<SERVICE>_`."""
 
 import base64
+import os
 from typing import Literal
 
 from pydantic import Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SecretsSettingsSource, SettingsConfigDict
+
+SECRETS_DIR = "HEADRACE_SECRETS_DIR"
 
 
-class CommonSettings(BaseSettings):
+class EnvironmentSettings(BaseSettings):
+    """Settings from the environment, and from files where HEADRACE_SECRETS_DIR names a folder.
+
+    A file in it stands for the variable of its name; a variable that is set comes before its file. Secrets in files are
+    not seen by who lists processes or inspects containers.
+    """
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        files = SecretsSettingsSource(settings_cls, secrets_dir=os.environ.get(SECRETS_DIR))
+        return init_settings, env_settings, files
+
+
+class CommonSettings(EnvironmentSettings):
     """How a process logs. Environment prefix `HEADRACE_`."""
 
     model_config = SettingsConfigDict(env_prefix="HEADRACE_", extra="ignore")
@@ -16,7 +39,7 @@ class CommonSettings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
 
 
-class InternalKeySettings(BaseSettings):
+class InternalKeySettings(EnvironmentSettings):
     """The keys under which services prove themselves to each other. Environment prefix `HEADRACE_`."""
 
     model_config = SettingsConfigDict(env_prefix="HEADRACE_", extra="ignore")

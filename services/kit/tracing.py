@@ -17,9 +17,10 @@ from opentelemetry.sdk.trace import TracerProvider, sampling
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import Attributes
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from services.kit.ids import new_id
+from services.kit.settings import EnvironmentSettings
 
 _FLUSH_SECONDS = 3.0
 """How long a process that stops waits for what it has recorded to be taken."""
@@ -29,7 +30,7 @@ tracer = trace.get_tracer("headrace")
 """What all of the product makes its spans with."""
 
 
-class TracingSettings(BaseSettings):
+class TracingSettings(EnvironmentSettings):
     """Where spans go and how many are recorded: the standard's names, as the SDK and collectors document them."""
 
     model_config = SettingsConfigDict(extra="ignore", env_ignore_empty=True)

@@ -5,8 +5,9 @@ from typing import Annotated, Any, Literal
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
+from services.kit.settings import EnvironmentSettings
 from services.llm.domain.model import Prices
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
@@ -15,7 +16,7 @@ DEFAULT_EMBEDDING_MODEL = "all-minilm-l6-v2"
 Task = Literal["generate", "embed", "both"]
 
 
-class LlmSettings(BaseSettings):
+class LlmSettings(EnvironmentSettings):
     """Environment prefix `HEADRACE_LLM_`."""
 
     model_config = SettingsConfigDict(env_prefix="HEADRACE_LLM_", extra="ignore", hide_input_in_errors=True)

@@ -3,10 +3,12 @@
 from pathlib import Path
 
 from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
+
+from services.kit.settings import EnvironmentSettings
 
 
-class Settings(BaseSettings):
+class Settings(EnvironmentSettings):
     """How the service runs. The llm service is optional: without it, collections take and search vectors only."""
 
     model_config = SettingsConfigDict(env_prefix="HEADRACE_VECTOR_", extra="ignore", populate_by_name=True)

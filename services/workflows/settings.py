@@ -1,10 +1,12 @@
 """Settings of the workflows service. Environment prefix `HEADRACE_WORKFLOWS_`."""
 
 from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
+
+from services.kit.settings import EnvironmentSettings
 
 
-class Settings(BaseSettings):
+class Settings(EnvironmentSettings):
     """Where the service listens and what it keeps its state in."""
 
     model_config = SettingsConfigDict(env_prefix="HEADRACE_WORKFLOWS_", extra="ignore")
@@ -18,7 +20,7 @@ class Settings(BaseSettings):
     )
 
 
-class ExecutorSettings(BaseSettings):
+class ExecutorSettings(EnvironmentSettings):
     """Where the catalogue of node types is read. Environment prefix `HEADRACE_EXECUTOR_`."""
 
     model_config = SettingsConfigDict(env_prefix="HEADRACE_EXECUTOR_", extra="ignore")

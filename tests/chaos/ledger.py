@@ -8,7 +8,7 @@ POST /effects/close  records the effect; the first answer to a key is a closed c
 The file is append-only, one JSON object per attempt, flushed to disk before the answer. An attempt has the effect
 unless one with the same `Idempotency-Key` had it before; without a key every attempt has it.
 
-Run as `python ledger.py FILE PORT_FILE`; uses nothing but the standard library.
+Run as `python ledger.py FILE PORT_FILE [HOST PORT]`; uses nothing but the standard library.
 """
 
 from __future__ import annotations
@@ -83,9 +83,10 @@ class _Server(ThreadingHTTPServer):
 
 
 def main() -> None:
-    """Serve on a free port of 127.0.0.1 and write it to PORT_FILE."""
-    file, port_file = map(Path, sys.argv[1:])
-    server = _Server(("127.0.0.1", 0), handler(Ledger(file)))
+    """Serve, on a free port of 127.0.0.1 unless told where, and write the port to PORT_FILE."""
+    file, port_file = map(Path, sys.argv[1:3])
+    host, port = sys.argv[3:] or ("127.0.0.1", "0")
+    server = _Server((host, int(port)), handler(Ledger(file)))
     part = port_file.with_suffix(".part")
     part.write_text(str(server.server_address[1]))
     part.rename(port_file)

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from deploy.local.files import write_private
 from deploy.local.home import Home
-from deploy.local.nats import server_config
+from deploy.local.nats_config import server_config
 from tests.support.servers import embedded_servers
 
 READY_FILE = "backends.json"
@@ -64,8 +64,8 @@ async def _containers(folder: Path) -> AsyncIterator[dict[str, object]]:
     config = server_config(listen="0.0.0.0:4222", store_dir="/tmp/jetstream", passwords=passwords)  # noqa: S108 - the container's own
     (folder / "nats.conf").write_text(json.dumps(config))
     with (
-        PostgresContainer("postgres:18", driver=None) as postgres,
-        NatsContainer("nats:2")
+        PostgresContainer(os.environ.get("HEADRACE_POSTGRES_IMAGE", "postgres:18-bookworm"), driver=None) as postgres,
+        NatsContainer(os.environ.get("HEADRACE_NATS_IMAGE", "nats:2.14-alpine"))
         .with_volume_mapping(folder / "nats.conf", "/etc/headrace.conf")
         .with_command("--config /etc/headrace.conf") as nats,
     ):

@@ -1,8 +1,8 @@
 """The one door to real PostgreSQL and NATS.
 
 In this order: the servers at HEADRACE_TEST_POSTGRES_URL and HEADRACE_TEST_NATS_URL; containers with
-HEADRACE_TEST_BACKEND=containers; else the servers from the wheels, started when first asked for and shared by all
-processes of the test session (`tests.support.backend_host`).
+HEADRACE_TEST_BACKEND=containers, of HEADRACE_POSTGRES_IMAGE and HEADRACE_NATS_IMAGE if set; else the servers from the
+wheels, started when first asked for and shared by all processes of the test session (`tests.support.backend_host`).
 """
 
 from __future__ import annotations

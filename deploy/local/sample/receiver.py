@@ -28,17 +28,17 @@ class Receiver:
         return JSONResponse({"receipt": entry["receipt"]}, status_code=201)
 
     @asynccontextmanager
-    async def serve(self, port: int) -> AsyncIterator[str]:
-        """Listen on 127.0.0.1 for the length of a block; gives the address to post to."""
+    async def serve(self, host: str, port: int) -> AsyncIterator[str]:
+        """Listen for the length of a block; gives the address to post to."""
         app = Starlette(routes=[Route("/answers", self.take, methods=["POST"])])
         config = uvicorn.Config(app, log_level="warning", lifespan="off")
         server = uvicorn.Server(config)
         # Bound here: whoever posts from now on is queued until the server takes it.
-        listener = socket.create_server(("127.0.0.1", port))
+        listener = socket.create_server((host, port))
         # `_serve` and not `serve`, which would take the signals over from the launcher.
         serving = asyncio.create_task(server._serve(sockets=[listener]))
         try:
-            yield f"http://127.0.0.1:{port}/answers"
+            yield f"http://{host}:{port}/answers"
         finally:
             server.should_exit = True
             await serving

@@ -24,9 +24,9 @@ async def run(stack: StackInfo) -> int:
     api = Api(stack.gateway_url)
     receiver = Receiver()
     try:
-        async with asyncio.timeout(300), receiver.serve(stack.receiver_port) as receiver_url:
+        async with asyncio.timeout(300), receiver.serve(stack.receiver_host, stack.receiver_port) as url:
             await api.login(stack.admin_email, stack.admin_password)
-            workflow_id = await _prepare(api, receiver_url, stack.console)
+            workflow_id = await _prepare(api, url, stack.console)
             answered = await _ask(api, workflow_id, QUESTIONS[0], stack.console)
             unanswered = await _ask(api, workflow_id, QUESTIONS[1], stack.console)
             if answered["status"] == "succeeded":

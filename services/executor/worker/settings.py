@@ -1,10 +1,12 @@
 """Settings of workers."""
 
 from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
+
+from services.kit.settings import EnvironmentSettings
 
 
-class Settings(BaseSettings):
+class Settings(EnvironmentSettings):
     """A worker. Environment prefix `HEADRACE_WORKER_`."""
 
     model_config = SettingsConfigDict(env_prefix="HEADRACE_WORKER_", extra="ignore")
@@ -31,7 +33,7 @@ class Settings(BaseSettings):
     drain_seconds: float = Field(10.0, ge=0, le=3600, description="How long work under way may go on after SIGTERM.")
 
 
-class PeerSettings(BaseSettings):
+class PeerSettings(EnvironmentSettings):
     """Where the others are. Environment prefix `HEADRACE_`."""
 
     model_config = SettingsConfigDict(env_prefix="HEADRACE_", extra="ignore")

@@ -1,0 +1,1 @@
+"""Images of the services, and a stack of them with Docker Compose."""
