@@ -40,6 +40,7 @@ COLLECTION = "rolling"
 _QUIET_SECONDS = 10.0
 """Before the first restart and after the last: what to compare with."""
 _BETWEEN_SECONDS = 2.0
+"""From the return of one to the end of the next, as a rollout has it: the chart's pods have 5."""
 _LEAVING_SECONDS = 1.0
 """Between the last request for a gateway and its end: the chart's `preStop` is longer."""
 _REPEATED = (429, 503)
@@ -156,6 +157,7 @@ async def _restart(stack: LocalStack, gateways: Gateways, service: str) -> None:
         pid = stack.kill(service, replica, signal.SIGTERM)
         await stack.until_back(pid, service, replica, within=60)
         gateways.away.discard(url)
+        await asyncio.sleep(_BETWEEN_SECONDS)  # services try once a second to reach one that was away
 
 
 async def _roll(stack: LocalStack, gateways: Gateways, clients: Clients, rate: float) -> dict[str, tuple[float, float]]:
@@ -168,9 +170,6 @@ async def _roll(stack: LocalStack, gateways: Gateways, clients: Clients, rate: f
             began = time.time()
             if phase in RESTARTED:
                 await _restart(stack, gateways, phase)
-                await asyncio.sleep(
-                    _BETWEEN_SECONDS
-                )  # the load goes on, so that what follows a restart is counted to it
             else:
                 await asyncio.sleep(_QUIET_SECONDS)  # the measurement itself
             phases[phase] = began, time.time()
