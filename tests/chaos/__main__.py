@@ -15,11 +15,9 @@ import tempfile
 import time
 from pathlib import Path
 
-import asyncpg
-
 from tests.chaos import recovery
 from tests.chaos.faults import Storm
-from tests.chaos.histories import History, read_history, read_lines
+from tests.chaos.histories import History, all_ended, read_history, read_lines
 from tests.chaos.invariants import Looks, Watch
 from tests.chaos.ledger_process import LedgerProcess, running_ledger
 from tests.chaos.load import Load, User, chain, diamond, indexed, large, mapped
@@ -42,11 +40,11 @@ async def storm(given: argparse.Namespace, folder: Path) -> list[str]:
             load = Load(stack, folder / "accepted.jsonl", clients=given.clients)
             limited = User(stack, "limited@example.com", "a password that is long enough")
             async with contextlib.aclosing(load), contextlib.aclosing(limited):
+                dsn = stack.process("postgres")["dsn"]
                 watch = await _prepare(stack, ledger, load, limited)
                 seconds = await _flow(load, faults, watch, given)
-                await await_until(lambda: _all_ended(stack), within=120)
+                await await_until(lambda: all_ended(dsn), within=120)
                 await watch.look_at_all()
-            dsn = stack.process("postgres")["dsn"]
             history = await read_history(dsn, load.log, ledger.file)
             _report(load, faults, watch, history, seconds)
             accepted_at = [line["at"] for line in read_lines(load.log)]
@@ -102,14 +100,6 @@ def _report(load: Load, faults: Storm, watch: Watch, history: History, seconds: 
         f"{watch.count} looks at the invariants ({watch.failed} while PostgreSQL did not answer); "
         f"load {'/'.join(f'{value:.1f}' for value in os.getloadavg())}"
     )
-
-
-async def _all_ended(stack: LocalStack) -> bool:
-    connection = await asyncpg.connect(stack.process("postgres")["dsn"])
-    try:
-        return not await connection.fetchval("SELECT count(*) FROM executor.runs WHERE status < 4")
-    finally:
-        await connection.close()
 
 
 def main() -> None:

@@ -116,6 +116,15 @@ def _revived(events: list[dict[str, Any]]) -> set[str]:
     return revived
 
 
+async def all_ended(dsn: str) -> bool:
+    """No run is open."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        return not await connection.fetchval("SELECT count(*) FROM executor.runs WHERE status < 4")
+    finally:
+        await connection.close()
+
+
 async def read_history(dsn: str, accepted: Path, ledger: Path) -> History:
     """Read the records: the database at `dsn`, the client's log and the ledger's file."""
     connection = await asyncpg.connect(dsn)

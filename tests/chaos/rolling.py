@@ -28,7 +28,7 @@ import asyncpg
 
 from tests.bench import targets
 from tests.bench.machine import describe, percentile
-from tests.chaos.histories import read_history
+from tests.chaos.histories import all_ended, read_history
 from tests.chaos.ledger_process import running_ledger
 from tests.chaos.load import Workflow, indexed, post
 from tests.support.stack import LocalStack, running_stack
@@ -226,21 +226,13 @@ async def rolling(rate: float, folder: Path) -> list[str]:
         phases = await _roll(stack, gateways, clients, rate)
         await clients.aclose()
         dsn = stack.process("postgres")["dsn"]
-        await await_until(lambda: _all_ended(dsn), within=60)
+        await await_until(lambda: all_ended(dsn), within=60)
         history = await read_history(dsn, log, ledger_file)
         _report(clients, phases)
         for reason, nodes in (await _failed_nodes(dsn)).items():
             print(f"{nodes} nodes failed: {reason}")
         print(f"{len(history.accepted)} runs; {describe()}")
         return [answer.failure for answer in clients.answers if answer.failure] + history.violations()
-
-
-async def _all_ended(dsn: str) -> bool:
-    connection = await asyncpg.connect(dsn)
-    try:
-        return not await connection.fetchval("SELECT count(*) FROM executor.runs WHERE status < 4")
-    finally:
-        await connection.close()
 
 
 async def _failed_nodes(dsn: str) -> Counter[str]:

@@ -8,12 +8,10 @@ import random
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any, cast
-
-import asyncpg
+from typing import cast
 
 from deploy.local import databases
-from tests.chaos.histories import History, read_history
+from tests.chaos.histories import History, all_ended, read_history
 from tests.chaos.load import Load, chain, diamond, mapped
 from tests.containers.commands import CheckError
 from tests.containers.stack import ComposeStack
@@ -51,7 +49,7 @@ async def flow_and_kill(
             await flowing
     seconds = time.monotonic() - began
     url = databases.url_with(admin_url.replace("@postgres:", f"@{stack.address('postgres')}:"), database="headrace")
-    await await_until(lambda: _all_ended(url), within=_END_WITHIN)
+    await await_until(lambda: all_ended(url), within=_END_WITHIN)
     history = await read_history(url, load.log, records / "ledger.jsonl")
     _report(load, history, killed, seconds)
 
@@ -66,14 +64,6 @@ async def _kill(stack: ComposeStack, chance: random.Random, *, by_engine: bool) 
         await stack.crash(worker)
     await stack.scale(WORKERS)
     return "containers killed" if by_engine else "processes killed"
-
-
-async def _all_ended(url: str) -> bool:
-    connection: Any = await asyncpg.connect(url)
-    try:
-        return not await connection.fetchval("SELECT count(*) FROM executor.runs WHERE status < 4")
-    finally:
-        await connection.close()
 
 
 def _report(load: Load, history: History, killed: Counter[str], seconds: float) -> None:
