@@ -61,6 +61,9 @@ from services.kit.settings import InternalKeySettings
 
 log = structlog.get_logger(__name__)
 
+_CONNECTIONS = 8
+"""To PostgreSQL: one for commits, one for each task that asks by itself, the rest for who reads runs."""
+
 
 async def serve(stack: AsyncExitStack) -> None:
     """Build the executor from the environment and start it; the stack stops it in reverse."""
@@ -77,7 +80,7 @@ async def serve(stack: AsyncExitStack) -> None:
         service_names=(SERVICE_NAME, TABLES_SERVICE_NAME),
         grant_methods=TABLE_GRANT_METHODS,
     )
-    pool = await open_pool(settings.postgres_url.get_secret_value(), size=settings.lanes + 6)
+    pool = await open_pool(settings.postgres_url.get_secret_value(), size=_CONNECTIONS)
     stack.push_async_callback(pool.close)
     engine = open_engine(settings.postgres_url.get_secret_value())
     stack.push_async_callback(engine.dispose)
@@ -92,7 +95,7 @@ async def serve(stack: AsyncExitStack) -> None:
     dispatcher = Dispatcher(bus, limits)
     bus.dispatch_by(dispatcher)
     run_states = RunStates(store, versions, Limits(settings.max_run_output_bytes, settings.max_run_events))
-    committer = Committer(store, run_states, bus, lanes=settings.lanes)
+    committer = Committer(store, run_states, bus)
     runs = Runs(
         store,
         versions,

@@ -18,7 +18,6 @@ class Settings(EnvironmentSettings):
     listen: str = Field(description="host:port of the gRPC server.")
     metrics_listen: str = Field("", description="host:port of Prometheus metrics; empty = none.")
     postgres_url: SecretStr = Field(description="URL of the database with the executor's own role.")
-    lanes: int = Field(2, ge=1, le=32, description="Commits under way at a time.")
     lease_seconds: float = Field(
         1.6, ge=0.5, le=300, description="A worker that is not heard for so long loses its jobs to others."
     )

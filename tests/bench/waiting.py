@@ -32,8 +32,8 @@ async def main(runs: int, seconds: float) -> None:
     """Measure and print."""
     url = await backends.fresh_database("executor")
     settings = Settings(listen="", postgres_url=url)
-    pool = await open_pool(url, size=settings.lanes + 6)
-    executor = Executor(PostgresRunStore(pool), lanes=settings.lanes)
+    pool = await open_pool(url, size=8)
+    executor = Executor(PostgresRunStore(pool))
     client = await nats.connect(backends.nats_url(), name="bench")
     await executor.bus.start(client)
     sweeper = Sweeper(

@@ -82,11 +82,11 @@ MUTANTS = (
     ),
     Mutant(
         "published before the commit",
-        committer._Lane,
-        "_process",
-        "written = await self._store.commit(changed, new)",
+        committer.Committer,
+        "_commit",
+        "batch.written = await self._store.commit(changed, batch.new)",
         "[self._announcer.announce(state, tuple(state.ready)) for state in changed]\n"
-        "        written = await self._store.commit(changed, new)",
+        "        batch.written = await self._store.commit(changed, batch.new)",
     ),
     Mutant(
         "accepted before the commit",
@@ -105,12 +105,12 @@ MUTANTS = (
         'old["version"] == row["version"] or',
         "True or",
     ),
-    Mutant("verdicts rest on old copies", committer._Lane, "_outdated", "if not unmoved:", "if True:"),
+    Mutant("verdicts rest on old copies", committer.Committer, "_outdated", "if not unmoved:", "if True:"),
     Mutant(
         "a lost commit is taken for done",
-        committer._Lane,
-        "_give_up",
-        "_fail(work, error)",
+        committer.Committer,
+        "_finish",
+        "_fail(work, batch.error)",
         "work.done.done() or work.done.set_result(None)",
     ),
     Mutant("a claim needs no place", dispatch.Dispatcher, "needs_place", "limits is None or", "True or"),

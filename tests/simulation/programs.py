@@ -158,7 +158,7 @@ class Executor(Program):
         variables = ProjectVariables(cast("Any", ready), clock=clock)
         dispatcher = Dispatcher(bus, limits, clock=clock)
         bus.dispatch_by(dispatcher)
-        self._committer = committer = Committer(store, run_states, bus, lanes=2)
+        self._committer = committer = Committer(store, run_states, bus)
         self._keeper = keeper = StreamKeeper(store, dispatcher, QUEUES)
         runs = Runs(
             store,

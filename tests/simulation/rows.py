@@ -13,7 +13,7 @@ import orjson
 from services.executor.domain.model import NewRun
 from services.executor.domain.store import StoredRun
 from services.executor.engine.state import NodeRow, RunState
-from services.executor.storage.commit import COMMIT, commit_statement
+from services.executor.storage.commit import commit_rows
 from services.executor.storage.payloads import Contents
 from services.executor.storage.postgres import _node_row, _stored_run
 
@@ -36,9 +36,15 @@ class Rows:
 
 def rows_of(states: Sequence[RunState], new: dict[UUID, NewRun]) -> Rows:
     """What the real store would send to PostgreSQL for these states."""
-    statement, (*tables, blobs) = commit_statement(states, new)
-    assert statement is COMMIT, "no simulated value is so large that it is stored elsewhere"
-    return Rows(*([_typed(row, blobs) for row in orjson.loads(table)] for table in tables))
+    tables, blobs = commit_rows(states, new)
+    assert "contents" not in tables, "no simulated value is so large that it is stored elsewhere"
+    return Rows(**{name: [_typed(row, blobs) for row in _sent(rows)] for name, rows in tables.items()})
+
+
+def _sent(rows: list[Row]) -> list[Row]:
+    """Rows as PostgreSQL gets them."""
+    sent: list[Row] = orjson.loads(orjson.dumps(rows))
+    return sent
 
 
 def _typed(row: Row, blobs: list[bytes]) -> Row:

@@ -50,7 +50,7 @@ def own_queue() -> str:
 class Executor:
     """What one executor process has of its own. Its bus is silent until `bus.use`; with `queue` all jobs go there."""
 
-    def __init__(self, store: PostgresRunStore, *, lanes: int = 2, queue: str = "") -> None:
+    def __init__(self, store: PostgresRunStore, *, queue: str = "") -> None:
         self.store = store
         self.ready, self.limits = PostgresReadyStore(store.pool), PostgresLimitStore(store.pool)
         kinds = {name: node_kind(node_type) for name, node_type in catalogue().items()}
@@ -63,7 +63,7 @@ class Executor:
         # Every version is in the store already: the workflows service is never asked.
         self.versions = Versions(store, None, lambda data: graph_from_definition(data, self.kinds))  # type: ignore[arg-type]
         self.run_states = RunStates(store, self.versions)
-        self.committer = Committer(store, self.run_states, self.bus, lanes=lanes)
+        self.committer = Committer(store, self.run_states, self.bus)
         self.jobs = Jobs(store, self.committer, self.dispatcher, lease_seconds=2)
         self.turns = Turns(PostgresTurnStore(store.pool), self.versions, self.committer, interval=0.25)
         self.bus.tell(self.turns.moved)

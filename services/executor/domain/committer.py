@@ -1,15 +1,17 @@
 """Group commit: transitions of many runs, decided in memory, written in one transaction.
 
-Each run belongs to one lane; a lane takes what has queued up while its last commit was under way, applies it to the
-runs' states, and commits all of it at once. Nobody waits for a batch to fill: an idle lane commits a single transition
-at once. A run that another executor has moved meanwhile is read again and its transitions are repeated.
+One commit is under way at a time. What comes meanwhile is applied to the runs' states at once, unless their run is in
+that commit, and is written together by the next, which is sent before the callers of the last one are answered. Nobody
+waits for a batch to fill: without a commit under way, a single transition is committed at once. A run that another
+executor has moved meanwhile is read again and its transitions are repeated.
 """
 
 import asyncio
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Generic, Protocol, TypeVar
 from uuid import UUID
 
@@ -21,7 +23,7 @@ from services.executor.domain.model import NewRun, RunNotFoundError
 from services.executor.domain.run_states import RunStates
 from services.executor.domain.store import RunStore
 from services.executor.engine.advance import settle
-from services.executor.engine.state import NodeState, NodeStatus, RunState, RunStatus
+from services.executor.engine.state import NodeState, NodeStatus, RunState, RunStatus, RunTimes
 from services.kit.errors import UnavailableError
 
 log = structlog.get_logger(__name__)
@@ -73,23 +75,65 @@ class RunExistsError(Exception):
     """A new run's id is taken: the request is a repetition."""
 
 
+class _Batch:
+    """Transitions that are committed together, by run."""
+
+    def __init__(self) -> None:
+        self.works: dict[UUID, list[_Work[Any, Any]]] = {}
+        """Applied ones, in order."""
+        self.states: dict[UUID, RunState] = {}
+        self.new: dict[UUID, NewRun] = {}
+        self.later: list[_Work[Any, Any]] = []
+        """Repeated starts, to be looked at when the first is committed."""
+        self.size = 0
+        self.runs: list[UUID] = []
+        """All that were in it when it was sent."""
+        self.written: Mapping[UUID, RunTimes] = {}
+        self.outdated: frozenset[UUID] = frozenset()
+        self.error: Exception | None = None
+
+    def take_out(self, run_id: UUID) -> list[_Work[Any, Any]]:
+        """Leave a run out; its transitions."""
+        works = self.works.pop(run_id, [])
+        self.states.pop(run_id, None)
+        self.new.pop(run_id, None)
+        self.size -= len(works)
+        return works
+
+
 class Committer:
     """Applies transitions to runs and commits them."""
 
-    def __init__(self, store: RunStore, run_states: RunStates, announcer: Announcer, *, lanes: int) -> None:
-        self._lanes = [_Lane(store, run_states, announcer) for _ in range(lanes)]
-        self._tasks: list[asyncio.Task[None]] = []
+    def __init__(self, store: RunStore, run_states: RunStates, announcer: Announcer) -> None:
+        self._store = store
+        self._run_states = run_states
+        self._announcer = announcer
+        self._queue: deque[_Work[Any, Any]] = deque()
+        """What `_next` has no room for."""
+        self._next = _Batch()
+        self._busy: dict[UUID, list[_Work[Any, Any]]] = {}
+        """Runs in a commit that is under way or not answered yet, and what has come for them meanwhile."""
+        self._unread: dict[UUID, list[_Work[Any, Any]]] = {}
+        """Runs that are not in memory, and what waits for them to be read."""
+        self._read_states: dict[UUID, RunState] = {}
+        """Those that have been read, until what has waited for them is applied."""
+        self._reading: asyncio.Task[None] | None = None
+        self._active, self._waiting = _Cache(_CACHE_BYTES), _Cache(_WAITING_BYTES)
+        self._wanted = asyncio.Event()
+        self._closing = False
+        self._serving: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin to serve."""
         _QUEUED.set_function(lambda: self.queued)
-        self._tasks = [asyncio.create_task(lane.run()) for lane in self._lanes]
+        self._serving = asyncio.create_task(self._serve())
 
     async def stop(self) -> None:
         """Finish what is queued, then end."""
-        for lane in self._lanes:
-            lane.close()
-        await asyncio.gather(*self._tasks)
+        self._closing = True
+        self._wanted.set()
+        if self._serving is not None:
+            await self._serving
 
     def submit(
         self, run_id: UUID, apply: Callable[[RunState], S], answer: Callable[[RunState, S], T]
@@ -99,7 +143,7 @@ class Committer:
         The future raises RunNotFoundError for an unknown run and UnavailableError when nobody knows whether the
         transition is committed: submit it again, it is guarded.
         """
-        return self._lane(run_id).put(_Work(run_id, apply, answer, asyncio.get_running_loop().create_future()))
+        return self._put(_Work(run_id, apply, answer, asyncio.get_running_loop().create_future()))
 
     def submit_new(
         self,
@@ -111,167 +155,211 @@ class Committer:
     ) -> "asyncio.Future[T]":
         """Queue the first transition of the run that `make` makes; raises RunExistsError if its id is taken."""
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        return self._lane(run_id).put(_Work(run_id, apply, answer, future, new=(make, new)))
+        return self._put(_Work(run_id, apply, answer, future, new=(make, new)))
 
     @property
     def queued(self) -> int:
         """Transitions that wait for a commit."""
-        return sum(lane.queued for lane in self._lanes)
+        held = (works for waiting in (self._busy, self._unread) for works in waiting.values())
+        return len(self._queue) + self._next.size + sum(map(len, held))
 
-    def _lane(self, run_id: UUID) -> "_Lane":
-        return self._lanes[run_id.int % len(self._lanes)]
-
-
-class _Lane:
-    def __init__(self, store: RunStore, run_states: RunStates, announcer: Announcer) -> None:
-        self._store = store
-        self._run_states = run_states
-        self._announcer = announcer
-        self._queue: deque[_Work[Any, Any]] = deque()
-        self._wanted = asyncio.Event()
-        self._closing = False
-        self._active, self._waiting = _Cache(_CACHE_BYTES), _Cache(_WAITING_BYTES)
-
-    @property
-    def queued(self) -> int:
-        return len(self._queue)
-
-    def put(self, work: "_Work[S, T]") -> "asyncio.Future[T]":
+    def _put(self, work: "_Work[S, T]") -> "asyncio.Future[T]":
         if self._closing:
             work.done.set_exception(UnavailableError("This executor is stopping. Try again.", retry_after=0.2))
         else:
             self._queue.append(work)
-            self._wanted.set()
+            self._take_in()
         return work.done
 
-    def close(self) -> None:
-        self._closing = True
+    # Before a commit.
+
+    def _take_in(self) -> None:
+        """Apply what has queued up, as far as the next commit has room."""
+        while self._queue and self._next.size < MAX_BATCH:
+            self._place(self._queue.popleft())
         self._wanted.set()
 
-    async def run(self) -> None:
-        while True:
-            await self._wanted.wait()
-            while self._queue:
-                batch = [self._queue.popleft() for _ in range(min(len(self._queue), MAX_BATCH))]
-                try:
-                    await self._process(batch)
-                except UnavailableError as error:
-                    self._give_up(batch, error)
-                except Exception as error:
-                    log.exception("commit_failed", transitions=len(batch))
-                    await self._one_by_one(batch, error)
-            if self._closing:
+    def _place(self, work: _Work[Any, Any]) -> None:
+        run_id, batch = work.run_id, self._next
+        for waiting in (self._busy, self._unread):
+            if run_id in waiting:
+                waiting[run_id].append(work)
                 return
-            self._wanted.clear()
-
-    async def _one_by_one(self, batch: list[_Work[Any, Any]], error: Exception) -> None:
-        """One value that the database refuses must not fail the transitions that shared its commit."""
-        self._forget(batch)
-        if len(batch) == 1:
-            self._give_up(batch, error)
-            return
-        for work in batch:
-            if work.done.done():
-                continue
-            try:
-                await self._process([work])
-            except Exception as cause:
-                log.exception("transition_failed", run_id=str(work.run_id))
-                self._give_up([work], cause)
-
-    def _give_up(self, batch: list[_Work[Any, Any]], error: Exception) -> None:
-        self._forget(batch)
-        for work in batch:
-            _fail(work, error)
-
-    def _forget(self, batch: list[_Work[Any, Any]]) -> None:
-        for run_id in {work.run_id for work in batch}:
-            self._drop(run_id)
-
-    def _drop(self, run_id: UUID) -> RunState | None:
-        return self._active.take(run_id) or self._waiting.take(run_id)
-
-    async def _process(self, batch: list[_Work[Any, Any]]) -> None:
-        by_run: dict[UUID, list[_Work[Any, Any]]] = {}
-        for work in batch:
-            by_run.setdefault(work.run_id, []).append(work)
-        states, cached = await self._states(by_run)
-        new: dict[UUID, NewRun] = {}
-        for run_id in list(by_run):
-            state = states.get(run_id)
-            if state is None:
-                self._answer_missing(run_id, by_run.pop(run_id))
-                continue
-            by_run[run_id] = works = self._without_repeated_starts(state, by_run[run_id])
-            for work in works:
-                if work.new is not None:
-                    new[run_id] = work.new[1]
-                work.result = work.apply(state)
-        for run_id in await self._outdated([states[run_id] for run_id in cached]):
-            del states[run_id]
-            self._queue.extend(by_run[run_id])
-        changed = [state for state in states.values() if state.events or state.touched]
-        if changed:
-            _BATCH.observe(len(batch))
-            begun = time.perf_counter()
-            written = await self._store.commit(changed, new)
-            _SECONDS.observe(time.perf_counter() - begun)
+        state = batch.states.get(run_id) or self._drop(run_id)
+        if state is None and work.new is not None:
+            batch.new[run_id] = work.new[1]
+            self._apply(batch, work, work.new[0]())
+        elif state is None:
+            self._unread[run_id] = [work]
+            if self._reading is None:
+                self._reading = asyncio.create_task(self._read())
+        elif work.new is None:
+            self._apply(batch, work, state)
+        elif state.version:
+            if run_id not in batch.states:
+                self._keep(state)
+            _fail(work, RunExistsError())
         else:
-            written = {}
-        for run_id, state in states.items():
-            moved = bool(state.events or state.touched)
-            if moved and run_id not in written:
-                self._repeat(by_run[run_id])
-            else:
-                state.times = written.get(run_id)
-                self._conclude(state, by_run[run_id], moved=moved)
+            batch.later.append(work)
 
-    def _answer_missing(self, run_id: UUID, works: list[_Work[Any, Any]]) -> None:
-        for work in works:
-            if work.new is not None:
-                self._queue.append(work)  # it came behind something about a run that nobody knew yet
-            else:
-                _fail(work, RunNotFoundError(run_id))
+    def _apply(self, batch: _Batch, work: _Work[Any, Any], state: RunState) -> None:
+        try:
+            work.result = work.apply(state)
+        except Exception as error:
+            log.exception("transition_failed", run_id=str(work.run_id))
+            # Nobody knows what it has left of the state: the others go on from what is stored.
+            self._queue.extend(batch.take_out(work.run_id))
+            _fail(work, error)
+        else:
+            batch.states[work.run_id] = state
+            batch.works.setdefault(work.run_id, []).append(work)
+            batch.size += 1
 
-    def _without_repeated_starts(self, state: RunState, works: list[_Work[Any, Any]]) -> list[_Work[Any, Any]]:
-        """The transitions to apply: a run is started once, by the first, however often that is asked for at a time."""
-        kept: list[_Work[Any, Any]] = []
-        for work in works:
-            if work.new is None or (not state.version and not kept):
-                kept.append(work)
-            elif state.version:
-                _fail(work, RunExistsError())
+    async def _read(self) -> None:
+        """Read the runs that are not in memory, and apply what waits for them."""
+        while self._unread:
+            asked = list(islice(self._unread, MAX_BATCH))
+            try:
+                states = await self._run_states.load(asked)
+            except UnavailableError as error:
+                self._read_in(asked, {}, error)
+            except Exception:
+                log.exception("runs_not_read", runs=len(asked))
+                for run_id in asked:
+                    await self._read_alone(run_id)
             else:
-                self._queue.append(work)
-        return kept
+                self._read_in(asked, states, None)
+        self._reading = None
+        self._wanted.set()
 
-    async def _outdated(self, states: list[RunState]) -> list[UUID]:
-        """Runs among these whose copies another executor has left behind, and that no commit will tell of.
+    async def _read_alone(self, run_id: UUID) -> None:
+        """One run that cannot be read must not fail those that were asked for with it."""
+        try:
+            states = await self._run_states.load([run_id])
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this run's alone
+            self._read_in([run_id], {}, error)
+        else:
+            self._read_in([run_id], states, None)
+
+    def _read_in(self, asked: list[UUID], states: Mapping[UUID, RunState], error: Exception | None) -> None:
+        for run_id in asked:
+            works = self._unread.pop(run_id)
+            if run_id in states:
+                self._read_states[run_id] = states[run_id]
+                self._queue.extend(works)
+                continue
+            for work in works:
+                if work.new is not None and error is None:
+                    self._queue.append(work)  # it came behind something about a run that nobody knew yet
+                else:
+                    _fail(work, error or RunNotFoundError(run_id))
+        self._take_in()
+
+    # The commit.
+
+    async def _serve(self) -> None:
+        while not (self._closing and self._reading is None and not self._queue and not self._next.size):
+            await self._wanted.wait()
+            self._wanted.clear()
+            landed: _Batch | None = None
+            while self._next.size:
+                batch, self._next = self._next, _Batch()
+                batch.runs = list(batch.states)
+                self._busy |= {run_id: [] for run_id in batch.runs}
+                if landed is None:
+                    await self._write(batch)
+                else:
+                    writing = asyncio.create_task(self._write(batch))
+                    await asyncio.sleep(0)  # to PostgreSQL first: the answers are made while it is at work
+                    self._finish(landed)
+                    await writing
+                landed = batch
+            if landed is not None:
+                self._finish(landed)
+
+    async def _write(self, batch: _Batch) -> None:
+        """Commit a batch and note in it what has become of it."""
+        try:
+            await self._commit(batch)
+        except UnavailableError as error:
+            batch.error = error
+        except Exception as error:
+            log.exception("commit_failed", transitions=batch.size)
+            batch.error = error
+            if batch.size > 1:
+                await self._one_by_one(batch)
+
+    async def _commit(self, batch: _Batch) -> None:
+        batch.outdated = await self._outdated(batch)
+        changed = [state for state in batch.states.values() if state.events or state.touched]
+        if changed:
+            _BATCH.observe(batch.size)
+            begun = time.perf_counter()
+            batch.written = await self._store.commit(changed, batch.new)
+            _SECONDS.observe(time.perf_counter() - begun)
+
+    async def _outdated(self, batch: _Batch) -> frozenset[UUID]:
+        """Runs whose copies another executor has left behind, and that no commit will tell of.
 
         A transition that changes nothing is a judgement ("stale", "done before") that rests on the copy alone.
         """
-        unmoved = {state.run_id: state.version for state in states if not state.events and not state.touched}
+        states = batch.states.items()
+        unmoved = {run_id: state.version for run_id, state in states if not state.events and not state.touched}
         if not unmoved:
-            return []
+            return frozenset()
         present = await self._store.run_versions(list(unmoved))
-        return [run_id for run_id, version in unmoved.items() if present.get(run_id) != version]
+        return frozenset(run_id for run_id, version in unmoved.items() if present.get(run_id) != version)
 
-    async def _states(self, by_run: dict[UUID, list[_Work[Any, Any]]]) -> tuple[dict[UUID, RunState], list[UUID]]:
-        """States of the runs, and which of them were in the cache; they are out of it while they are worked on."""
-        states: dict[UUID, RunState] = {}
-        cached_ids, missing = [], []
-        for run_id, works in by_run.items():
-            cached = self._drop(run_id)
-            if cached is not None:
-                states[run_id] = cached
-                cached_ids.append(run_id)
-            elif works[0].new is not None:
-                states[run_id] = works[0].new[0]()
+    async def _one_by_one(self, batch: _Batch) -> None:
+        """One value that the database refuses must not fail the transitions that shared its commit."""
+        for run_id in list(batch.works):
+            for work in batch.take_out(run_id):
+                alone = _Batch()
+                try:
+                    state = await self._state_for(work)
+                    if state is None:
+                        raise RunNotFoundError(run_id)
+                    if work.new is not None:
+                        alone.new[run_id] = work.new[1]
+                    self._apply(alone, work, state)
+                    await self._commit(alone)
+                except Exception as error:
+                    log.exception("transition_failed", run_id=str(run_id))
+                    _fail(work, error)
+                else:
+                    self._conclude_all(alone)
+
+    async def _state_for(self, work: _Work[Any, Any]) -> RunState | None:
+        if work.new is not None:
+            return work.new[0]()
+        return self._drop(work.run_id) or (await self._run_states.load([work.run_id])).get(work.run_id)
+
+    # After it.
+
+    def _finish(self, batch: _Batch) -> None:
+        """Answer what a batch has brought, and let what has come meanwhile have its turn."""
+        if batch.error is None:
+            self._conclude_all(batch)
+        else:
+            for works in batch.works.values():
+                for work in works:
+                    _fail(work, batch.error)
+        for run_id in batch.runs:
+            self._queue.extend(self._busy.pop(run_id))
+        self._queue.extend(batch.later)
+        self._take_in()
+
+    def _conclude_all(self, batch: _Batch) -> None:
+        for run_id, state in batch.states.items():
+            works = batch.works[run_id]
+            moved = bool(state.events or state.touched)
+            if run_id in batch.outdated:
+                self._queue.extend(works)
+            elif moved and run_id not in batch.written:
+                self._repeat(works)
             else:
-                missing.append(run_id)
-        if missing:
-            states |= await self._run_states.load(missing)
-        return states, cached_ids
+                state.times = batch.written.get(run_id)
+                self._conclude(state, works, moved=moved)
 
     def _repeat(self, works: list[_Work[Any, Any]]) -> None:
         """Another executor has moved the run: apply the same transitions to what it is now."""
@@ -297,7 +385,7 @@ class _Lane:
             future.add_done_callback(_log_failure)
             self._queue.append(_Work(state.run_id, settle, lambda _, __: None, future))
         if not state.is_terminal:
-            (self._waiting if state.status is RunStatus.WAITING else self._active).keep(state)
+            self._keep(state)
         for work in works:
             if not work.done.done():
                 try:
@@ -306,6 +394,13 @@ class _Lane:
                     _fail(work, error)
         if moved:
             state.let_go()
+
+    def _keep(self, state: RunState) -> None:
+        (self._waiting if state.status is RunStatus.WAITING else self._active).keep(state)
+
+    def _drop(self, run_id: UUID) -> RunState | None:
+        """Take a run's state out of memory: while it is worked on, nobody else may find it."""
+        return self._read_states.pop(run_id, None) or self._active.take(run_id) or self._waiting.take(run_id)
 
 
 class _Cache:

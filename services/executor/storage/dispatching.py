@@ -29,8 +29,9 @@ WITH RECURSIVE waiting AS (
 )
 SELECT project_id FROM waiting WHERE project_id IS NOT NULL
 """
-# `publications` leaves the index alone: the update stays on the page.
-_TAKE_READY = """
+# `publications` leaves the index alone: the update stays on the page. Its rows are locked by then, so their status is
+# not asked for again, and they are looked up as in `services.executor.storage.commit`.
+TAKE_READY = """
 WITH due AS (
     SELECT n.run_id, n.node_key, n.item_path
     FROM unnest($2::uuid[], $3::int[], $4::bool[]) AS s (project_id, share, is_short)
@@ -46,7 +47,7 @@ UPDATE executor.node_executions AS n SET
     publications = least(n.publications + 1, 5),
     due_at = now() + make_interval(secs => least(3.0 * 2 ^ n.publications, 60.0))
 FROM due
-WHERE n.run_id = due.run_id AND n.node_key = due.node_key AND n.item_path = due.item_path AND n.status = 2
+WHERE n.run_id = ANY (ARRAY[due.run_id]) AND n.node_key = due.node_key AND n.item_path = due.item_path
 RETURNING n.run_id, n.node_key, n.item_path, n.epoch, n.project_id, n.type, n.priority,
     extract(epoch FROM now() - n.queued_at)::float8 AS ready_seconds
 """
@@ -108,7 +109,7 @@ class PostgresReadyStore:
             async with connection.transaction():
                 await connection.execute("SET LOCAL synchronous_commit = off")
                 found = await connection.fetch(
-                    _TAKE_READY, queue, projects, shares, [str(project) in urgent for project in projects]
+                    TAKE_READY, queue, projects, shares, [str(project) in urgent for project in projects]
                 )
         return [
             FoundReady(

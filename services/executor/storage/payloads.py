@@ -38,13 +38,13 @@ _READS = 3
 INSERT_PAYLOADS = """
 , contents AS (
     INSERT INTO executor.payloads AS p (project_id, hash, data)
-    SELECT u.project_id, ($5::bytea[])[u.hash], ($5::bytea[])[u.data]
-    FROM json_to_recordset($6::json) AS u (project_id uuid, hash int, data int)
+    SELECT u.project_id, ($values::bytea[])[u.hash], ($values::bytea[])[u.data]
+    FROM json_to_recordset($contents::json) AS u (project_id uuid, hash int, data int)
     ON CONFLICT (project_id, hash) DO UPDATE SET used_at = now() WHERE p.used_at < now() - interval '1 hour'
 ), uses AS (
     INSERT INTO executor.run_payloads (run_id, project_id, hash)
-    SELECT u.run_id, u.project_id, ($5::bytea[])[u.hash]
-    FROM json_to_recordset($7::json) AS u (run_id uuid, project_id uuid, hash int)
+    SELECT u.run_id, u.project_id, ($values::bytea[])[u.hash]
+    FROM json_to_recordset($uses::json) AS u (run_id uuid, project_id uuid, hash int)
     WHERE u.run_id = ANY (ARRAY(SELECT id FROM written))
     ON CONFLICT DO NOTHING
 )

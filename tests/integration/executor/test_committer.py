@@ -13,7 +13,7 @@ from services.executor.domain.committer import RunExistsError
 from services.executor.domain.model import NodeRef
 from services.executor.engine import decide
 from services.executor.engine.decide import Verdict
-from services.executor.engine.state import NodeState, RunState, RunStatus
+from services.executor.engine.state import NodeState, NodeStatus, RunState, RunStatus
 from services.executor.storage.postgres import PostgresRunStore
 from services.kit.ids import new_id
 from services.kit.postgres import open_pool
@@ -45,6 +45,26 @@ async def test_a_run_that_is_asked_for_several_times_at_once_starts_once(executo
     assert [event.type for event in events] == [
         *("run.started", "node.started", "node.succeeded", "node.started", "node.succeeded", "run.succeeded")
     ]
+
+
+async def test_a_start_repeated_beside_the_end_of_its_run_leaves_no_second_copy_of_the_run(
+    executors: tuple[Executor, Executor],
+) -> None:
+    one, _ = executors
+    version = await one.versions.get(await a_version(one, {"key": "a"}))
+    run_id = new_id()
+    await one.start(run_id, version.id)
+    ended = one.committer.submit(run_id, decide.cancel, lambda _, __: None)
+    repeated = one.submit_start(run_id, version)
+    with pytest.raises(RunExistsError):
+        await repeated
+    await ended
+
+    def outcome(state: RunState) -> tuple[RunStatus, NodeStatus]:
+        return state.status, state.root.nodes[0].status
+
+    found = await one.committer.submit(run_id, outcome, lambda _, seen: seen)
+    assert found == (RunStatus.CANCELLED, NodeStatus.CANCELLED)
 
 
 async def test_a_report_is_not_judged_by_a_copy_that_another_executor_has_left_behind(

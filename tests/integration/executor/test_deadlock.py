@@ -32,9 +32,9 @@ async def url(database: Callable[[str], Awaitable[str]]) -> str:
 
 @pytest.fixture
 async def executor(url: str) -> AsyncIterator[Executor]:
-    """One lane: what is submitted together is one commit."""
+    """What is submitted together is one commit."""
     pool = await open_pool(url, size=4)
-    made = Executor(PostgresRunStore(pool), lanes=1)
+    made = Executor(PostgresRunStore(pool))
     async with committing(made):
         yield made
     await pool.close()
