@@ -14,6 +14,7 @@ from services.executor.domain.answers import Answers
 from services.executor.domain.committer import Committer
 from services.executor.domain.dispatch import Dispatcher
 from services.executor.domain.housekeeping import Housekeeper
+from services.executor.domain.idle_workers import IdleWorkers
 from services.executor.domain.jobs import Jobs
 from services.executor.domain.limit_settings import LimitSettings
 from services.executor.domain.measures import run_moved
@@ -95,7 +96,8 @@ async def serve(stack: AsyncExitStack) -> None:
     dispatcher = Dispatcher(bus, limits)
     bus.dispatch_by(dispatcher)
     run_states = RunStates(store, versions, Limits(settings.max_run_output_bytes, settings.max_run_events))
-    committer = Committer(store, run_states, bus)
+    idle_workers = IdleWorkers(dispatcher)
+    committer = Committer(store, run_states, bus, idle_workers)
     runs = Runs(
         store,
         versions,
@@ -134,11 +136,8 @@ async def serve(stack: AsyncExitStack) -> None:
     # Before anything moves: until then no limit of any project is known here.
     await refill.take_census()
     _start(stack, committer, _turns(pool, versions, committer, bus))
-    workers = WorkerTransport(
-        client, Jobs(store, committer, dispatcher, lease_seconds=settings.lease_seconds), tokens, executor_id
-    )
-    await workers.start()
-    stack.push_async_callback(workers.stop)
+    jobs = Jobs(store, committer, dispatcher, lease_seconds=settings.lease_seconds)
+    await _serve_workers(stack, WorkerTransport(client, jobs, idle_workers, tokens, executor_id))
     _start(
         stack,
         Housekeeper(housekeeping, settings.max_run_seconds, settings.retention_days),
@@ -155,6 +154,11 @@ def _start(stack: AsyncExitStack, *parts: Committer | Sweeper | Refill | Houseke
     for part in parts:
         part.start()
         stack.push_async_callback(part.stop)
+
+
+async def _serve_workers(stack: AsyncExitStack, workers: WorkerTransport) -> None:
+    await workers.start()
+    stack.push_async_callback(workers.stop)
 
 
 def _turns(pool: Pool, versions: Versions, committer: Committer, bus: Bus) -> Turns:

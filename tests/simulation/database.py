@@ -155,6 +155,14 @@ class Database:
         """See RunStore."""
         return {run_id: self.runs[run_id]["version"] for run_id in run_ids if run_id in self.runs}
 
+    def claimed_by(self, worker_id: str, claim_id: str) -> list[NodeRef]:
+        """_CLAIMED_BY."""
+        return [
+            NodeRef(*key)
+            for key, row in self.open.items()
+            if (row["status"], row["worker"], row["claim_id"]) == (RUNNING, worker_id, claim_id)
+        ]
+
     def renew_lease(self, worker: WorkerLease, held: Sequence[tuple[NodeRef, int]], seconds: float) -> Differences:
         """_RENEW_LEASE."""
         self.workers[worker.worker_id] = self.now() + seconds, worker

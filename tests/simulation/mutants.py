@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
-from services.executor.domain import admission, committer, dispatch, jobs, refill, runs, sweeper, turns
+from services.executor.domain import admission, committer, dispatch, idle_workers, jobs, refill, runs, sweeper, turns
 from services.executor.engine import decide
 from services.executor.storage import limits
 from services.executor.storage import turns as turn_store
 from services.executor.worker import loop as worker_loop
+from services.executor.worker import takes
 from tests.simulation import database, places, programs
 from tests.simulation.world import Outcome, simulate
 
@@ -112,6 +113,17 @@ MUTANTS = (
         "_finish",
         "_fail(work, batch.error)",
         "work.done.done() or work.done.set_result(None)",
+    ),
+    Mutant("a take is asked for once", takes.Takes, "_take", "tries, request.again = tries + 1, True", "return"),
+    Mutant(
+        "given before the commit",
+        idle_workers.IdleWorkers,
+        "_settle",
+        "if is_committed and node.status",
+        "if node.status",
+    ),
+    Mutant(
+        "given without a place", dispatch.Dispatcher, "may_give", "return project_id not in self._limits and", "return"
     ),
     Mutant("a claim needs no place", dispatch.Dispatcher, "needs_place", "limits is None or", "True or"),
     Mutant("a place is believed in for ever", dispatch.Dispatcher, "needs_place", "> PLACE_SECONDS / 2", "> 1e9"),

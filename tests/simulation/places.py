@@ -95,7 +95,8 @@ class PlaceTable:
     ) -> None:
         """_TAKE."""
         for run_id, key, path, scope in zip(run_ids, keys, paths, scopes, strict=True):
-            self.held.setdefault(run_id, {})[key, path, scope] = now
+            places = self.held.setdefault(run_id, {})
+            places[key, path, scope] = max(now, places.get((key, path, scope), now))
             self._observe(scope)
 
     def unused(self) -> list[Record]:

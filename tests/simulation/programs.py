@@ -13,6 +13,7 @@ from nats.errors import Error as NatsError
 from services.executor.domain.admission import Admission
 from services.executor.domain.committer import Committer
 from services.executor.domain.dispatch import Dispatcher
+from services.executor.domain.idle_workers import IdleWorkers
 from services.executor.domain.jobs import Jobs
 from services.executor.domain.model import VersionSelector
 from services.executor.domain.refill import Refill, RefillSettings
@@ -158,7 +159,8 @@ class Executor(Program):
         variables = ProjectVariables(cast("Any", ready), clock=clock)
         dispatcher = Dispatcher(bus, limits, clock=clock)
         bus.dispatch_by(dispatcher)
-        self._committer = committer = Committer(store, run_states, bus)
+        idle_workers = IdleWorkers(dispatcher)
+        self._committer = committer = Committer(store, run_states, bus, idle_workers)
         self._keeper = keeper = StreamKeeper(store, dispatcher, QUEUES)
         runs = Runs(
             store,
@@ -181,7 +183,7 @@ class Executor(Program):
         bus.tell(self._turns.moved)
         self._turns.start()
         jobs = Jobs(store, committer, dispatcher, lease_seconds=LEASE_SECONDS)
-        self._workers = WorkerTransport(client, jobs, cast("Any", _Grants()), executor_id)
+        self._workers = WorkerTransport(client, jobs, idle_workers, cast("Any", _Grants()), executor_id)
         await self._workers.start()
         self._sweeper = Sweeper(store, ready, committer, bus, interval=SWEEP_SECONDS, lease_seconds=LEASE_SECONDS)
         self._sweeper.start()

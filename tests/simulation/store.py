@@ -105,6 +105,10 @@ class SimulatedStore:
         """See RunStore."""
         return await self._send("run versions", lambda: self._database.run_versions(run_ids))
 
+    async def claimed_by(self, worker_id: str, claim_id: str) -> list[NodeRef]:
+        """See RunStore."""
+        return await self._send("claimed by", lambda: self._database.claimed_by(worker_id, claim_id))
+
     async def find_version(self, version_id: UUID) -> dict[str, Any] | None:
         """See RunStore."""
         return await self._send("find version", lambda: self._database.versions.get(version_id))

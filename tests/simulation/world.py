@@ -37,7 +37,7 @@ from tests.simulation.trace import Trace, Violation
 from tests.simulation.work import Ledger
 from tests.simulation.workload import random_case
 
-BOUND, BOUND_IN_TURN = 150.0, 1500.0
+BOUND, BOUND_IN_TURN = 300.0, 1500.0
 """Virtual seconds within which everything ends once faults have stopped, and where only so much goes on at a time."""
 MAX_STEPS = 1_000_000
 _LOGGING = (

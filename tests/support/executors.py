@@ -17,6 +17,7 @@ from headrace.workflows.v1 import definition_pb2
 from services.executor.domain.admission import Admission, AdmissionLimits
 from services.executor.domain.committer import Committer
 from services.executor.domain.dispatch import Dispatcher
+from services.executor.domain.idle_workers import IdleWorkers
 from services.executor.domain.jobs import Jobs, Report, Success
 from services.executor.domain.model import NewRun, NodeRef, Version, WorkerLease
 from services.executor.domain.refill import Refill, RefillSettings
@@ -63,7 +64,8 @@ class Executor:
         # Every version is in the store already: the workflows service is never asked.
         self.versions = Versions(store, None, lambda data: graph_from_definition(data, self.kinds))  # type: ignore[arg-type]
         self.run_states = RunStates(store, self.versions)
-        self.committer = Committer(store, self.run_states, self.bus)
+        self.idle_workers = IdleWorkers(self.dispatcher)
+        self.committer = Committer(store, self.run_states, self.bus, self.idle_workers)
         self.jobs = Jobs(store, self.committer, self.dispatcher, lease_seconds=2)
         self.turns = Turns(PostgresTurnStore(store.pool), self.versions, self.committer, interval=0.25)
         self.bus.tell(self.turns.moved)

@@ -135,6 +135,6 @@ async def _serve(stack: AsyncExitStack, executor: Executor, client: Client, toke
     for part in parts:
         part.start()
         stack.push_async_callback(part.stop)
-    workers = WorkerTransport(client, executor.jobs, tokens, executor.bus.executor_id)
+    workers = WorkerTransport(client, executor.jobs, executor.idle_workers, tokens, executor.bus.executor_id)
     await workers.start()
     stack.push_async_callback(workers.stop)

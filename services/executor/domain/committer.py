@@ -58,6 +58,14 @@ class Announcer(Protocol):
         ...
 
 
+class Giver(Protocol):
+    """Gives what becomes ready to workers that wait for it. Must not block or raise."""
+
+    def give(self, state: RunState) -> Callable[[bool], None] | None:
+        """Claim of `state.ready`, before the commit; to be called once with whether that has happened."""
+        ...
+
+
 @dataclass(slots=True)
 class _Work(Generic[S, T]):
     run_id: UUID
@@ -85,6 +93,7 @@ class _Batch:
         self.new: dict[UUID, NewRun] = {}
         self.later: list[_Work[Any, Any]] = []
         """Repeated starts, to be looked at when the first is committed."""
+        self.gifts: list[tuple[RunState, Callable[[bool], None]]] = []
         self.size = 0
         self.runs: list[UUID] = []
         """All that were in it when it was sent."""
@@ -104,10 +113,11 @@ class _Batch:
 class Committer:
     """Applies transitions to runs and commits them."""
 
-    def __init__(self, store: RunStore, run_states: RunStates, announcer: Announcer) -> None:
+    def __init__(self, store: RunStore, run_states: RunStates, announcer: Announcer, giver: Giver) -> None:
         self._store = store
         self._run_states = run_states
         self._announcer = announcer
+        self._giver = giver
         self._queue: deque[_Work[Any, Any]] = deque()
         """What `_next` has no room for."""
         self._next = _Batch()
@@ -211,6 +221,8 @@ class Committer:
             self._queue.extend(batch.take_out(work.run_id))
             _fail(work, error)
         else:
+            if state.ready and (settle_gift := self._giver.give(state)) is not None:
+                batch.gifts.append((state, settle_gift))
             batch.states[work.run_id] = state
             batch.works.setdefault(work.run_id, []).append(work)
             batch.size += 1
@@ -328,6 +340,7 @@ class Committer:
                     _fail(work, error)
                 else:
                     self._conclude_all(alone)
+                self._settle_gifts(alone)
 
     async def _state_for(self, work: _Work[Any, Any]) -> RunState | None:
         if work.new is not None:
@@ -344,6 +357,7 @@ class Committer:
             for works in batch.works.values():
                 for work in works:
                     _fail(work, batch.error)
+        self._settle_gifts(batch)
         for run_id in batch.runs:
             self._queue.extend(self._busy.pop(run_id))
         self._queue.extend(batch.later)
@@ -360,6 +374,12 @@ class Committer:
             else:
                 state.times = batch.written.get(run_id)
                 self._conclude(state, works, moved=moved)
+
+    @staticmethod
+    def _settle_gifts(batch: _Batch) -> None:
+        for state, settle_gift in batch.gifts:
+            is_known = batch.error is None and batch.states.get(state.run_id) is state
+            settle_gift(is_known and state.run_id in batch.written)
 
     def _repeat(self, works: list[_Work[Any, Any]]) -> None:
         """Another executor has moved the run: apply the same transitions to what it is now."""

@@ -168,6 +168,11 @@ class Dispatcher:
         else:
             self._unblock(project_id)
 
+    def may_give(self, project_id: str, queue: str) -> bool:
+        """Whether a worker that waits may have what becomes ready, and nobody has to have it first."""
+        window = self._windows.get(queue)
+        return project_id not in self._limits and (window is None or not (window.sent or window.waiting.size))
+
     def may_continue(self, project_id: str, queues: Iterable[str], *, is_full: bool) -> bool:
         """Whether a worker may go on with the same run's next node, and not come back to its queues.
 

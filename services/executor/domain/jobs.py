@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from uuid import UUID
 
 import structlog
@@ -165,7 +166,7 @@ class Jobs:
             node = state.find(ref.item_path, ref.node_key)
             if node is None or state.is_terminal:
                 return Verdict.STALE
-            refusal = advance.exhausted(state, node) or _size(state, node)[1]
+            refusal = advance.exhausted(state, node) or job_size(state, node)[1]
             if refusal is not None:
                 decide.refuse(state, node, refusal)
                 return Verdict.STALE
@@ -183,6 +184,22 @@ class Jobs:
             return make_job(state, node, woken.queued.get(ref, 0.0)) if node is not None and is_held else None
 
         return self._committer.submit(ref.run_id, apply, answer)
+
+    async def taken(self, worker_id: str, claim_id: str) -> list[Job]:
+        """What a worker holds by an earlier request for whatever becomes ready, whose answer it did not get."""
+        refs = await self._store.claimed_by(worker_id, claim_id)
+
+        def held(state: RunState, ref: NodeRef) -> NodeState | None:
+            node = state.find(ref.item_path, ref.node_key)
+            return node if node is not None and node in _claimed_by(state, worker_id, claim_id) else None
+
+        def answer(state: RunState, node: NodeState | None) -> Job | None:
+            return None if node is None else make_job(state, node)
+
+        jobs = await asyncio.gather(
+            *(self._committer.submit(ref.run_id, partial(held, ref=ref), answer) for ref in refs)
+        )
+        return [job for job in jobs if job is not None]
 
     async def report(
         self, worker_id: str, reports: Sequence[Report], *, free_slots: int, queues: frozenset[str]
@@ -311,7 +328,7 @@ def _claim_successors(
         if node.status is not NodeStatus.READY:
             continue  # the scope that it was in has failed in the same transition
         if len(taken) < free_slots and node.queue in queues:
-            size, refusal = _size(state, node)
+            size, refusal = job_size(state, node)
             if refusal is None and advance.exhausted(state, node) is None and size <= free_bytes:
                 free_bytes -= size
                 decide.claim(state, node, node.epoch, worker=worker_id, claim_id=claim_id)
@@ -322,7 +339,7 @@ def _claim_successors(
     return taken
 
 
-def _size(state: RunState, node: NodeState) -> tuple[int, Failure | None]:
+def job_size(state: RunState, node: NodeState) -> tuple[int, Failure | None]:
     """Bytes of a node execution's job, about; and why it cannot be one, if it cannot."""
     spec, scope = node.spec, node.scope
     try:

@@ -101,6 +101,10 @@ class RunStore(Protocol):
         """How often each of these runs has been committed; missing ones are left out."""
         ...
 
+    async def claimed_by(self, worker_id: str, claim_id: str) -> list[NodeRef]:
+        """What runs at a worker by this claim."""
+        ...
+
     async def find_version(self, version_id: UUID) -> dict[str, Any] | None:
         """The stored row of a version."""
         ...

@@ -35,10 +35,11 @@ FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[]) AS u (run_id, node
 JOIN executor.node_executions AS n USING (run_id, node_key, item_path) WHERE n.status = 2 AND n.epoch = u.epoch
 """
 _PLACES = "SELECT scope, run_id, node_key, item_path FROM executor.places WHERE scope = ANY($1::text[])"
+# now() is when the transaction began: one that was held up must not make a place older that was taken meanwhile.
 _TAKE = """
-INSERT INTO executor.places (run_id, node_key, item_path, scope)
+INSERT INTO executor.places AS p (run_id, node_key, item_path, scope)
 SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[])
-ON CONFLICT (run_id, node_key, item_path, scope) DO UPDATE SET taken_at = now()
+ON CONFLICT (run_id, node_key, item_path, scope) DO UPDATE SET taken_at = greatest(p.taken_at, now())
 """
 _UNUSED = f"""
 SELECT DISTINCT p.run_id FROM executor.places AS p

@@ -43,6 +43,9 @@ SELECT run_id, node_key, item_path, status, epoch, failures, claims, worker, cla
     prompt_tokens, completion_tokens, model_calls, handler_seconds, answer
 FROM executor.node_executions WHERE run_id = ANY($1::uuid[])
 """
+_CLAIMED_BY = """
+SELECT run_id, node_key, item_path FROM executor.node_executions WHERE status = 3 AND worker = $1 AND claim_id = $2
+"""
 _RENEW_LEASE = f"""
 WITH {UNFLUSHED}, renewed AS (
     INSERT INTO executor.workers AS w (id, host, draining, slots, queues, started_at, lease_until)
@@ -151,6 +154,12 @@ class PostgresRunStore:
         async with self._connection() as connection:
             rows = await connection.fetch("SELECT id, version FROM executor.runs WHERE id = ANY($1::uuid[])", run_ids)
         return {row[0]: row[1] for row in rows}
+
+    async def claimed_by(self, worker_id: str, claim_id: str) -> list[NodeRef]:
+        """See RunStore."""
+        async with self._connection() as connection:
+            rows = await connection.fetch(_CLAIMED_BY, worker_id, claim_id)
+        return [NodeRef(*row) for row in rows]
 
     async def find_version(self, version_id: UUID) -> dict[str, Any] | None:
         """See RunStore."""

@@ -1,7 +1,7 @@
 """What exists on NATS: all subjects, the stream of wake-ups and its consumers. Declared by executors, bound by workers.
 
 headrace.jobs.<queue>.<executor id>          wake-ups of an executor, on the stream HEADRACE_JOBS
-headrace.executor.<claim|report|heartbeat>   request-reply to any executor
+headrace.executor.<verb>                     request-reply to any executor: claim, take, report, heartbeat
 headrace.executor.<executor id>.<…>          request-reply to the executor that holds a run in memory
 headrace.runs.<run id>.<moved|token>         notices for who follows a run
 headrace.runs.<run id>.followed              an executor's word to the others that it follows a run
@@ -15,7 +15,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, DiscardPolicy, RetentionPolic
 from nats.js.errors import NotFoundError
 
 STREAM = "HEADRACE_JOBS"
-CLAIM, REPORT, HEARTBEAT = "claim", "report", "heartbeat"
+CLAIM, TAKE, REPORT, HEARTBEAT = "claim", "take", "report", "heartbeat"
 MOVED, TOKEN, FOLLOWED = "moved", "token", "followed"
 ACK_WAIT_SECONDS = 1.2
 """A wake-up that a worker has and does not claim for so long goes to another: shorter than a lease, because the node

@@ -1,4 +1,4 @@
-"""The workers' side of the executor over NATS request-reply: claim, report, heartbeat."""
+"""The workers' side of the executor over NATS request-reply: claim, take, report, heartbeat."""
 
 import asyncio
 import time
@@ -13,6 +13,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 
+from services.executor.domain.idle_workers import IdleWorkers
 from services.executor.domain.jobs import Job, Jobs
 from services.executor.domain.model import WorkerLease
 from services.executor.transport import streams
@@ -51,9 +52,12 @@ def _grants(tokens: CallerTokens) -> Callable[[str, str, float], str]:
 class WorkerTransport:
     """Answers workers. Several requests are under way at a time; each is one message in and one out."""
 
-    def __init__(self, client: Client, jobs: Jobs, tokens: CallerTokens, executor_id: str) -> None:
+    def __init__(
+        self, client: Client, jobs: Jobs, idle_workers: IdleWorkers, tokens: CallerTokens, executor_id: str
+    ) -> None:
         self._client = client
         self._jobs = jobs
+        self._idle_workers = idle_workers
         self._grant = _grants(tokens)
         self._executor_id = executor_id
         self._subscriptions: list[Subscription] = []
@@ -63,6 +67,7 @@ class WorkerTransport:
         """Take requests."""
         answers: dict[str, Answer] = {
             streams.CLAIM: self._claim,
+            streams.TAKE: self._take,
             streams.REPORT: self._report,
             streams.HEARTBEAT: self._heartbeat,
         }
@@ -79,6 +84,7 @@ class WorkerTransport:
                 await subscription.unsubscribe()
             except NatsError as error:
                 log.info("unsubscribe_failed", error=repr(error))
+        self._idle_workers.close()
         await asyncio.gather(*self._under_way, return_exceptions=True)
 
     def _listener(self, verb: str, answer: Answer) -> Callable[[Msg], Awaitable[None]]:
@@ -115,6 +121,13 @@ class WorkerTransport:
             else:
                 response.jobs.append(message)
         return response.SerializeToString()
+
+    async def _take(self, data: bytes) -> bytes:
+        request = pb.TakeRequest.FromString(data)
+        jobs = await self._jobs.taken(request.worker_id, request.claim_id) if request.again else []
+        if not jobs and request.slots > 0:
+            jobs = await self._idle_workers.wait(request.worker_id, request.claim_id, request.queues, request.slots)
+        return pb.TakeResponse(jobs=[self._job(job) for job in jobs]).SerializeToString()
 
     async def _report(self, data: bytes) -> bytes:
         request = pb.ReportRequest.FromString(data)

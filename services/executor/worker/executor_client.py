@@ -16,7 +16,7 @@ longer with each repetition, because an executor that is slow is not helped by m
 
 
 class ExecutorClient:
-    """Claims, reports and heartbeats. A request that gets no answer gives None: repeat it, all of them are guarded."""
+    """What a worker asks executors. A request that gets no answer gives None: repeat it, all of them are guarded."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -25,6 +25,11 @@ class ExecutorClient:
         """Ask for jobs; `tries` is how often this request was made before."""
         data = await self._ask(streams.CLAIM, request.SerializeToString(), executor_id, tries)
         return None if data is None else pb.ClaimResponse.FromString(data)
+
+    async def take(self, request: pb.TakeRequest, *, tries: int = 0) -> pb.TakeResponse | None:
+        """Wait for jobs, under a second; `tries` is how often this request was made before."""
+        data = await self._ask(streams.TAKE, request.SerializeToString(), "", tries)
+        return None if data is None else pb.TakeResponse.FromString(data)
 
     async def report(self, request: pb.ReportRequest, executor_id: str, *, tries: int = 0) -> pb.ReportResponse | None:
         """Hand in results; `tries` is how often this request was made before."""

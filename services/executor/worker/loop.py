@@ -18,6 +18,7 @@ from prometheus_client import Counter, Gauge
 from services.executor.transport import streams
 from services.executor.worker.executor_client import ExecutorClient
 from services.executor.worker.runner import Runner, failed_report
+from services.executor.worker.takes import Takes
 from services.executor.worker.wakeups import Wakeups
 from services.kit.ids import new_id
 
@@ -93,8 +94,10 @@ class Worker:
         self._progress = asyncio.Event()
         _RUNNING.set_function(lambda: len(self._running))
         _SLOTS.set(slots)
-        self._wakeups = [Wakeups(client, queue, self._receive, self._free_slots) for queue in queues]
+        self._wakeups = [Wakeups(client, queue, self._receive, self._slots_to_pull) for queue in queues]
         self._pulling: list[asyncio.Task[None]] = []
+        self._takes = Takes(self._executor, self.worker_id, queues, self._start, self._slots_to_take)
+        self._taking: asyncio.Task[None] | None = None
         self._serving: list[asyncio.Task[None]] = []
         self._draining = False
         self._finished, self._max_jobs = 0, max_jobs
@@ -112,6 +115,8 @@ class Worker:
         ]
         await self.heard.wait()
         self._pulling = [asyncio.create_task(wakeups.run()) for wakeups in self._wakeups]
+        self._taking = asyncio.create_task(self._takes.run())
+        self._taking.add_done_callback(lambda _: self._progress.set())
 
     def reconnected(self) -> None:
         """The connection to NATS is another one: what was asked for on the old one will not come."""
@@ -134,6 +139,8 @@ class Worker:
         What is not handed back is found by its lease, and counts as a claim without a result.
         """
         self._draining = True
+        self._takes.end()
+        self._slot_free.set()
         for task in self._pulling:
             task.cancel()
         await asyncio.gather(*self._pulling, return_exceptions=True)
@@ -148,22 +155,32 @@ class Worker:
                 self._hand_back(running.job, started=True)
         try:
             async with asyncio.timeout(LAST_REPORTS_SECONDS):
-                while self._reports or self._requesting:
+                while self._reports or self._requesting or (self._taking and not self._taking.done()):
                     self._progress.clear()
                     await self._progress.wait()
         except TimeoutError:
             log.warning("reports_not_handed_in", reports=len(self._reports), requests=len(self._requesting))
-        left = [*self._serving, *self._requesting]
+        left = [*self._serving, *self._requesting, *([self._taking] if self._taking else [])]
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
 
-    async def _free_slots(self) -> int:
-        """Wait for a free slot; the number of free ones."""
-        while (free := self._slots - len(self._running) - len(self._woken) - self._claiming) <= 0:
+    async def _free_slots(self, at_least: int = 1) -> int:
+        """Wait for free slots; their number, or 0 when the worker drains."""
+        while (free := self._slots - len(self._running) - len(self._woken) - self._claiming) < at_least:
+            if self._draining:
+                return 0
             self._slot_free.clear()
             await self._slot_free.wait()
         return free
+
+    async def _slots_to_pull(self) -> int:
+        free = await self._free_slots()
+        return free - free // 2
+
+    async def _slots_to_take(self) -> int:
+        """Half of the free slots; the other half is for what others are woken for, too."""
+        return await self._free_slots(2) // 2
 
     def _receive(self, message: Msg) -> None:
         self._woken.append(message)

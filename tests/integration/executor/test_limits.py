@@ -23,6 +23,7 @@ from services.executor.domain.model import NodeRef, WorkerLease
 from services.executor.engine import decide
 from services.executor.engine.state import RunStatus
 from services.executor.handlers.base import Context
+from services.executor.storage import limits as stored_limits
 from services.executor.transport import streams
 from services.kit.errors import ResourceExhaustedError
 from services.kit.ids import new_id
@@ -133,6 +134,18 @@ async def test_a_place_that_nobody_used_is_free_again(two: Field) -> None:
     await two.start_runs(1, await wide(two, 1), project)
     await two.add_worker(slots=SLOTS)
     await await_until(partial(all_ended, two), within=20)
+
+
+async def test_a_place_does_not_get_older_by_who_began_to_take_it_earlier(two: Field) -> None:
+    run_id, scope = uuid4(), f"project/{uuid4()}"
+    place = [run_id], ["a"], [""], [scope]
+    age = "SELECT taken_at FROM executor.places WHERE scope = $1"
+    async with two.pool.acquire() as early, early.transaction():
+        await early.execute("SELECT now()")
+        await two.pool.execute(stored_limits._TAKE, *place)
+        taken_at = await two.pool.fetchval(age, scope)
+        await early.execute(stored_limits._TAKE, *place)
+        assert await early.fetchval(age, scope) == taken_at
 
 
 async def test_no_more_runs_of_a_key_go_on_than_its_limit_and_the_first_come_go_first(two: Field) -> None:

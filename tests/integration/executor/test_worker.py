@@ -48,6 +48,9 @@ class Executor:
         self.claims: list[pb.ClaimRequest] = []
         self.reports: list[pb.Report] = []
         self.heartbeats: list[float] = []
+        self.takes: list[pb.TakeRequest] = []
+        self.given: list[pb.JobRef] = []
+        """What the next one that takes is answered with; until there is something, none is answered."""
         self.forgotten: list[pb.HeldJob] = []
         """What heartbeats are told to be the worker's."""
         self.type = "t"
@@ -60,6 +63,7 @@ class Executor:
         await streams.declare_consumers(jetstream, ["default"])
         for verb, hear in (
             (streams.CLAIM, self._claim),
+            (streams.TAKE, self._take),
             (streams.REPORT, self._report),
             (streams.HEARTBEAT, self._heartbeat),
         ):
@@ -79,6 +83,13 @@ class Executor:
         self.claims.append(request)
         if not self._is_ignored(streams.CLAIM):
             await message.respond(pb.ClaimResponse(jobs=[self._job(ref) for ref in request.jobs]).SerializeToString())
+
+    async def _take(self, message: Msg) -> None:
+        self.takes.append(pb.TakeRequest.FromString(message.data))
+        await await_until(lambda: self.given)
+        given, self.given = self.given, []
+        if not self._is_ignored(streams.TAKE):
+            await message.respond(pb.TakeResponse(jobs=[self._job(ref) for ref in given]).SerializeToString())
 
     def _job(self, ref: pb.JobRef) -> pb.Job:
         return pb.Job(
@@ -151,6 +162,20 @@ async def test_a_claim_without_an_answer_is_repeated_under_its_id(executor: Exec
     assert len(executor.claims) == 2
     assert len({claim.claim_id for claim in executor.claims}) == 1
     assert [report.WhichOneof("outcome") for report in executor.reports] == ["success"]
+
+
+async def test_a_take_without_an_answer_is_repeated_under_its_id(executor: Executor, start_worker: Start) -> None:
+    await start_worker(one)
+    executor.ignored[streams.TAKE] = 1
+    await await_until(lambda: executor.takes, within=30)
+    for number in (1, 2):
+        executor.given = [pb.JobRef(run_id=str(uuid4()), node_key=f"n{number}")]
+        await await_until(lambda: not executor.given, within=30)
+    await await_until(lambda: executor.reports, within=30)
+    assert [(take.claim_id, take.again) for take in executor.takes[:2]] == [
+        (executor.takes[0].claim_id, again) for again in (False, True)
+    ]
+    assert [report.ref.node_key for report in executor.reports] == ["n2"]
 
 
 async def test_a_report_without_an_answer_is_repeated(executor: Executor, start_worker: Start) -> None:
@@ -268,6 +293,19 @@ async def test_a_worker_that_is_drained_hands_back_what_it_runs_and_what_it_is_g
     await await_until(lambda: executor.claims, within=30)
     await worker.drain(0)
     assert [report.WhichOneof("outcome") for report in executor.reports] == ["release"]
+
+
+async def test_a_worker_that_is_drained_hands_back_what_it_is_given_meanwhile(
+    executor: Executor, start_worker: Start
+) -> None:
+    worker = await start_worker(forever)
+    await await_until(lambda: executor.takes, within=30)
+    draining = asyncio.create_task(worker.drain(0))
+    await asyncio.sleep(0)
+    executor.given = [pb.JobRef(run_id=str(uuid4()), node_key="a")]
+    await draining
+    assert [report.WhichOneof("outcome") for report in executor.reports] == ["release"]
+    assert not executor.reports[0].release.started
 
 
 @pytest.mark.parametrize("hand_back", [True, False])
