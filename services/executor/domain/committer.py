@@ -58,11 +58,15 @@ class Announcer(Protocol):
         ...
 
 
+Settle = Callable[[bool | None], None]
+"""Told once whether a commit has happened; None: nobody knows."""
+
+
 class Giver(Protocol):
     """Gives what becomes ready to workers that wait for it. Must not block or raise."""
 
-    def give(self, state: RunState) -> Callable[[bool], None] | None:
-        """Claim of `state.ready`, before the commit; to be called once with whether that has happened."""
+    def give(self, state: RunState) -> "Settle | None":
+        """Claim of `state.ready`, before the commit, whose end is then told."""
         ...
 
 
@@ -93,7 +97,7 @@ class _Batch:
         self.new: dict[UUID, NewRun] = {}
         self.later: list[_Work[Any, Any]] = []
         """Repeated starts, to be looked at when the first is committed."""
-        self.gifts: list[tuple[RunState, Callable[[bool], None]]] = []
+        self.gifts: list[tuple[RunState, Settle]] = []
         self.size = 0
         self.runs: list[UUID] = []
         """All that were in it when it was sent."""
@@ -337,6 +341,7 @@ class Committer:
                     await self._commit(alone)
                 except Exception as error:
                     log.exception("transition_failed", run_id=str(run_id))
+                    alone.error = error
                     _fail(work, error)
                 else:
                     self._conclude_all(alone)
@@ -378,8 +383,8 @@ class Committer:
     @staticmethod
     def _settle_gifts(batch: _Batch) -> None:
         for state, settle_gift in batch.gifts:
-            is_known = batch.error is None and batch.states.get(state.run_id) is state
-            settle_gift(is_known and state.run_id in batch.written)
+            is_written = batch.states.get(state.run_id) is state and state.run_id in batch.written
+            settle_gift(None if isinstance(batch.error, UnavailableError) else is_written)
 
     def _repeat(self, works: list[_Work[Any, Any]]) -> None:
         """Another executor has moved the run: apply the same transitions to what it is now."""

@@ -5,32 +5,61 @@ a place, goes by way of the dispatcher, and so does all that finds no worker wai
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 
+from services.executor.domain.committer import Settle
 from services.executor.domain.dispatch import Dispatcher
 from services.executor.domain.jobs import MAX_JOB_BYTES, Job, job_size, make_job
 from services.executor.engine import advance, decide
 from services.executor.engine.state import NodeState, NodeStatus, RunState
+from services.kit.errors import UnavailableError
 
 WAIT_SECONDS = 0.75
 """How long a worker waits here before it is told that there is nothing: less than it waits for the answer."""
 
 
+_REMEMBERED_SECONDS = 60.0
+"""How long the last answer to a worker is kept that asks for nothing more."""
+
+
+def claim_id(number: int) -> str:
+    """What is claimed by a worker's request of this number is claimed under."""
+    return f"take {number}"
+
+
 @dataclass(slots=True, eq=False)
 class _Waiting:
     worker_id: str
-    claim_id: str
+    number: int
     queues: frozenset[str]
     slots: int
     until: float
     """By the loop's clock. An executor that stood still does not give to who has turned to another meanwhile."""
     answer: "asyncio.Future[list[Job]]"
+    is_open: bool = True
+    is_uncertain: bool = False
+    """A commit may or may not have happened: only the stored rows tell what was claimed."""
     free_bytes: int = MAX_JOB_BYTES
     reserved: int = 0
     """Claims whose commits are under way."""
     jobs: list[Job] = field(default_factory=list)
+
+    def close(self) -> None:
+        """Take nothing more; it is answered when what it was given is committed."""
+        self.is_open = False
+        self.answer_if_settled()
+
+    def answer_if_settled(self) -> None:
+        """Answer, unless there is more to come."""
+        if self.is_open or self.reserved or self.answer.done():
+            return
+        if self.is_uncertain:
+            self.answer.set_exception(UnavailableError("Nobody knows what was claimed. Try again.", retry_after=1.0))
+            self.answer.exception()  # who waits for it may have gone
+        else:
+            self.answer.set_result(self.jobs)
 
 
 class IdleWorkers:
@@ -38,25 +67,35 @@ class IdleWorkers:
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
-        self._waiting: dict[str, _Waiting] = {}
-        """By worker: who has left is not given anything more."""
+        self._latest: dict[str, _Waiting] = {}
+        """The last request of each worker: until the next one nobody knows whether its answer has arrived."""
 
-    async def wait(self, worker_id: str, claim_id: str, queues: Iterable[str], slots: int) -> list[Job]:
-        """Wait for what becomes ready, up to `slots` jobs, WAIT_SECONDS at most; claimed under `claim_id`."""
-        loop = asyncio.get_running_loop()
-        self._leave(worker_id)
-        until = loop.time() + WAIT_SECONDS
-        waiting = _Waiting(worker_id, claim_id, frozenset(queues), slots, until, loop.create_future())
-        self._waiting[worker_id] = waiting
-        timer = loop.call_at(until, self._leave, worker_id, waiting)
-        try:
-            return await waiting.answer
-        finally:
-            timer.cancel()
+    def knows(self, worker_id: str, number: int) -> bool:
+        """What has come of a worker's request, or will: it was made here, it or a later one."""
+        latest = self._latest.get(worker_id)
+        return latest is not None and latest.number >= number and not latest.is_uncertain
 
-    def give(self, state: RunState) -> Callable[[bool], None] | None:
+    async def wait(self, worker_id: str, number: int, queues: Iterable[str], slots: int) -> list[Job]:
+        """Wait for what becomes ready, up to `slots` jobs, WAIT_SECONDS at most; claimed under `claim_id(number)`.
+
+        The same request again gets the same answer. Raises UnavailableError when it is not known what was claimed, and
+        for a request older than the last.
+        """
+        latest = self._latest.get(worker_id)
+        if latest is not None and latest.number > number:
+            raise UnavailableError("The worker has made a newer request.", retry_after=1.0)
+        if not self.knows(worker_id, number):
+            loop = asyncio.get_running_loop()
+            self._forget(worker_id, loop.time())
+            until = loop.time() + WAIT_SECONDS
+            waiting = _Waiting(worker_id, number, frozenset(queues), slots, until, loop.create_future())
+            self._latest[worker_id] = waiting
+            loop.call_at(until, waiting.close)
+        return await asyncio.shield(self._latest[worker_id].answer)
+
+    def give(self, state: RunState) -> Settle | None:
         """See Giver."""
-        if not self._waiting or state.is_terminal:
+        if not self._latest or state.is_terminal:
             return None
         given: list[tuple[_Waiting, NodeState]] = []
         for node in state.ready:
@@ -67,7 +106,7 @@ class IdleWorkers:
                 continue
             size, refusal = job_size(state, node)
             if refusal is None and size <= waiting.free_bytes:
-                decide.claim(state, node, node.epoch, worker=waiting.worker_id, claim_id=waiting.claim_id)
+                decide.claim(state, node, node.epoch, worker=waiting.worker_id, claim_id=claim_id(waiting.number))
                 waiting.slots -= 1
                 waiting.free_bytes -= size
                 waiting.reserved += 1
@@ -76,35 +115,37 @@ class IdleWorkers:
 
     def close(self) -> None:
         """Let all go: this executor is stopping."""
-        for worker_id in list(self._waiting):
-            self._leave(worker_id)
+        for waiting in self._latest.values():
+            waiting.close()
 
     def _waiting_for(self, queue: str) -> _Waiting | None:
         """Who could take most, so that they share what becomes ready at a time."""
         now = asyncio.get_running_loop().time()
-        fitting = (each for each in self._waiting.values() if each.slots and queue in each.queues and now < each.until)
+        fitting = (
+            each
+            for each in self._latest.values()
+            if each.is_open and each.slots and queue in each.queues and now < each.until
+        )
         return max(fitting, key=lambda each: each.slots, default=None)
 
-    def _settle(self, state: RunState, given: list[tuple[_Waiting, NodeState]], is_committed: bool) -> None:
+    def _settle(self, state: RunState, given: list[tuple[_Waiting, NodeState]], is_committed: bool | None) -> None:
         for waiting, node in given:
             waiting.reserved -= 1
+            waiting.is_uncertain |= is_committed is None
             # What came after it in the same commit may have cancelled it.
             if is_committed and node.status is NodeStatus.RUNNING:
                 waiting.jobs.append(make_job(state, node))
             else:
                 waiting.slots += 1
         for waiting in dict.fromkeys(waiting for waiting, _ in given):
-            if waiting.jobs and not waiting.reserved:
-                self._leave(waiting.worker_id, waiting)
-            self._answer_if_gone(waiting)
+            if (waiting.jobs or waiting.is_uncertain) and not waiting.reserved:
+                waiting.close()
+            else:
+                waiting.answer_if_settled()
 
-    def _leave(self, worker_id: str, waiting: _Waiting | None = None) -> None:
-        present = self._waiting.get(worker_id)
-        if present is not None and waiting in (None, present):
-            del self._waiting[worker_id]
-            self._answer_if_gone(present)
-
-    def _answer_if_gone(self, waiting: _Waiting) -> None:
-        is_gone = self._waiting.get(waiting.worker_id) is not waiting
-        if is_gone and not waiting.reserved and not waiting.answer.done():
-            waiting.answer.set_result(waiting.jobs)
+    def _forget(self, worker_id: str, now: float) -> None:
+        """The worker has made another request; and those who make none any more are gone."""
+        if (latest := self._latest.pop(worker_id, None)) is not None:
+            latest.close()
+        for gone in [each for each in self._latest.values() if each.until < now - _REMEMBERED_SECONDS]:
+            del self._latest[gone.worker_id]

@@ -185,8 +185,8 @@ class Jobs:
 
         return self._committer.submit(ref.run_id, apply, answer)
 
-    async def taken(self, worker_id: str, claim_id: str) -> list[Job]:
-        """What a worker holds by an earlier request for whatever becomes ready, whose answer it did not get."""
+    async def held_by_claim(self, worker_id: str, claim_id: str) -> list[Job]:
+        """What a worker holds by a claim whose answer it did not get."""
         refs = await self._store.claimed_by(worker_id, claim_id)
 
         def held(state: RunState, ref: NodeRef) -> NodeState | None:

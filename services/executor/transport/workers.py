@@ -13,7 +13,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 
-from services.executor.domain.idle_workers import IdleWorkers
+from services.executor.domain.idle_workers import IdleWorkers, claim_id
 from services.executor.domain.jobs import Job, Jobs
 from services.executor.domain.model import WorkerLease
 from services.executor.transport import streams
@@ -124,9 +124,12 @@ class WorkerTransport:
 
     async def _take(self, data: bytes) -> bytes:
         request = pb.TakeRequest.FromString(data)
-        jobs = await self._jobs.taken(request.worker_id, request.claim_id) if request.again else []
-        if not jobs and request.slots > 0:
-            jobs = await self._idle_workers.wait(request.worker_id, request.claim_id, request.queues, request.slots)
+        take = request.worker_id, request.number
+        jobs: list[Job] = []
+        if request.again and not self._idle_workers.knows(*take):
+            jobs = await self._jobs.held_by_claim(request.worker_id, claim_id(request.number))
+        if not jobs:
+            jobs = await self._idle_workers.wait(*take, request.queues, request.slots)
         return pb.TakeResponse(jobs=[self._job(job) for job in jobs]).SerializeToString()
 
     async def _report(self, data: bytes) -> bytes:
@@ -154,6 +157,7 @@ class WorkerTransport:
         return pb.HeartbeatResponse(
             revoked=[pb.HeldJob(ref=ref_to_proto(ref), epoch=epoch) for ref, epoch in differences.revoked],
             forgotten=[pb.HeldJob(ref=ref_to_proto(ref), epoch=epoch) for ref, epoch in differences.forgotten],
+            executor_id=self._executor_id,
         ).SerializeToString()
 
     def _job(self, job: Job) -> pb.Job:

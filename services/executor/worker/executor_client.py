@@ -26,9 +26,9 @@ class ExecutorClient:
         data = await self._ask(streams.CLAIM, request.SerializeToString(), executor_id, tries)
         return None if data is None else pb.ClaimResponse.FromString(data)
 
-    async def take(self, request: pb.TakeRequest, *, tries: int = 0) -> pb.TakeResponse | None:
+    async def take(self, request: pb.TakeRequest, executor_id: str, *, tries: int = 0) -> pb.TakeResponse | None:
         """Wait for jobs, under a second; `tries` is how often this request was made before."""
-        data = await self._ask(streams.TAKE, request.SerializeToString(), "", tries)
+        data = await self._ask(streams.TAKE, request.SerializeToString(), executor_id, tries)
         return None if data is None else pb.TakeResponse.FromString(data)
 
     async def report(self, request: pb.ReportRequest, executor_id: str, *, tries: int = 0) -> pb.ReportResponse | None:

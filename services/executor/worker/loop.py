@@ -365,6 +365,7 @@ class Worker:
             response = await self._executor.heartbeat(request)
             if response is not None:
                 self.heard.set()
+                self._takes.executor_id = response.executor_id
                 self._compare(response)
             # An answer that did not come has taken longer than the pause: the lease cannot wait for both.
             await asyncio.sleep(max(0.05, started + self._heartbeat_seconds - loop.time()))

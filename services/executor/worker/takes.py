@@ -6,9 +6,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from headrace.executor.v1 import worker_pb2 as pb
 
 from services.executor.worker.executor_client import ExecutorClient
-from services.kit.ids import new_id
 
 _PAUSE_AFTER_FAILURE = 0.2
+_TRIES = 3
+"""Requests to one executor, which take seven seconds: what it claims by them after that is handed back as forgotten."""
 
 Start = Callable[[pb.Job], None]
 
@@ -31,6 +32,9 @@ class Takes:
         self._start = start
         self._slots = slots
         self._ending = False
+        self._number = 0
+        self.executor_id = ""
+        """Where to wait."""
 
     async def run(self) -> None:
         """Take until told to end; then, what comes with the last answer is still handed on."""
@@ -42,13 +46,19 @@ class Takes:
         self._ending = True
 
     async def _take(self, slots: int) -> None:
-        """One request, under its id until it is answered: what was claimed by it is given to nobody else."""
-        request = pb.TakeRequest(worker_id=self._worker_id, claim_id=str(new_id()), slots=slots, queues=self._queues)
-        tries = 0
-        while (response := await self._executor.take(request, tries=tries)) is None:
+        """One request, under its number and at one executor until it is answered.
+
+        What was claimed by it is given to nobody else, and an executor that is slow may still be claiming by it. One
+        that is gone is not: any other finds what it has left.
+        """
+        self._number += 1
+        request = pb.TakeRequest(worker_id=self._worker_id, number=self._number, slots=slots, queues=self._queues)
+        tries, executor_id = 0, self.executor_id
+        while (response := await self._executor.take(request, executor_id, tries=tries)) is None:
             if self._ending:
                 return
             tries, request.again = tries + 1, True
+            executor_id = executor_id if tries < _TRIES else ""
             await asyncio.sleep(_PAUSE_AFTER_FAILURE)
         for job in response.jobs:
             self._start(job)

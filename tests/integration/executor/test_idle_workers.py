@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from uuid import UUID
 
 import pytest
 
-from services.executor.domain.idle_workers import WAIT_SECONDS
+from services.executor.domain.idle_workers import WAIT_SECONDS, claim_id
 from services.executor.domain.jobs import Job
 from services.executor.domain.limits import ProjectLimits
-from services.executor.domain.model import NodeRef
+from services.executor.domain.model import NewRun, NodeRef
 from services.executor.engine import decide
 from services.executor.engine.decide import Verdict
+from services.executor.engine.state import RunState, RunTimes
 from services.executor.storage.postgres import PostgresRunStore
+from services.kit.errors import UnavailableError
 from services.kit.ids import new_id
 from services.kit.postgres import open_pool
 from tests.support.executors import PROJECT, QUEUES, Executor, a_version, committing, success
@@ -31,9 +33,9 @@ async def executors(database: Callable[[str], Awaitable[str]]) -> AsyncIterator[
     await pool.close()
 
 
-async def wait(executor: Executor, *, worker: str = "w", claim: str = "c", slots: int = 4) -> asyncio.Task[list[Job]]:
+async def wait(executor: Executor, *, worker: str = "w", number: int = 1, slots: int = 4) -> asyncio.Task[list[Job]]:
     """A worker that waits at an executor by now."""
-    task = asyncio.create_task(executor.idle_workers.wait(worker, claim, QUEUES, slots))
+    task = asyncio.create_task(executor.idle_workers.wait(worker, number, QUEUES, slots))
     await asyncio.sleep(0)
     return task
 
@@ -87,7 +89,7 @@ async def test_a_worker_that_waits_in_vain_is_told_so_and_given_nothing_after_it
 
 async def test_who_asks_again_is_given_by_the_newer_request_only(executors: Pair) -> None:
     one, _ = executors
-    older, newer = await wait(one), await wait(one, claim="d")
+    older, newer = await wait(one), await wait(one, number=2)
     assert await older == []
     await one.start(new_id(), await a_version(one, {"key": "a"}))
     assert names(await newer) == ["a"]
@@ -128,8 +130,42 @@ async def test_jobs_whose_answer_was_lost_are_given_again_by_any_executor_until_
     run_id = new_id()
     await one.start(run_id, await a_version(one, {"key": "a"}))
     (lost,) = await waiting
-    assert await other.jobs.taken("w", "c") == [lost]
-    assert await other.jobs.taken("w", "d") == []
-    assert await other.jobs.taken("v", "c") == []
+    assert await (await wait(one)) == [lost]
+    assert one.idle_workers.knows("w", 1)
+    assert not other.idle_workers.knows("w", 1)
+    assert await other.jobs.held_by_claim("w", claim_id(1)) == [lost]
+    assert await other.jobs.held_by_claim("w", claim_id(2)) == []
+    assert await other.jobs.held_by_claim("v", claim_id(1)) == []
     await one.jobs.report("w", [success(lost.ref, lost.epoch)], free_slots=0, queues=QUEUES)
-    assert await other.jobs.taken("w", "c") == []
+    assert await other.jobs.held_by_claim("w", claim_id(1)) == []
+
+
+async def test_nothing_is_answered_when_nobody_knows_whether_it_was_claimed(
+    executors: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, _ = executors
+    version_id = await a_version(one, {"key": "a"})
+    waiting = await wait(one)
+    commit = one.store.commit
+
+    async def lost(states: Sequence[RunState], new: dict[UUID, NewRun]) -> dict[UUID, RunTimes]:
+        await commit(states, new)
+        raise UnavailableError("The connection was lost before the answer came.", retry_after=0.1)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(one.store, "commit", lost)
+        with pytest.raises(UnavailableError):
+            await one.start(new_id(), version_id)
+    with pytest.raises(UnavailableError):
+        await waiting
+    assert not one.idle_workers.knows("w", 1)
+    assert names(await one.jobs.held_by_claim("w", claim_id(1))) == ["a"]
+
+
+async def test_a_request_that_comes_after_a_newer_one_takes_nothing(executors: Pair) -> None:
+    one, _ = executors
+    newer, older = await wait(one, number=2), await wait(one, number=1)
+    with pytest.raises(UnavailableError):
+        await older
+    await one.start(new_id(), await a_version(one, {"key": "a"}))
+    assert names(await newer) == ["a"]

@@ -164,7 +164,7 @@ async def test_a_claim_without_an_answer_is_repeated_under_its_id(executor: Exec
     assert [report.WhichOneof("outcome") for report in executor.reports] == ["success"]
 
 
-async def test_a_take_without_an_answer_is_repeated_under_its_id(executor: Executor, start_worker: Start) -> None:
+async def test_a_take_without_an_answer_is_repeated_under_its_number(executor: Executor, start_worker: Start) -> None:
     await start_worker(one)
     executor.ignored[streams.TAKE] = 1
     await await_until(lambda: executor.takes, within=30)
@@ -172,9 +172,7 @@ async def test_a_take_without_an_answer_is_repeated_under_its_id(executor: Execu
         executor.given = [pb.JobRef(run_id=str(uuid4()), node_key=f"n{number}")]
         await await_until(lambda: not executor.given, within=30)
     await await_until(lambda: executor.reports, within=30)
-    assert [(take.claim_id, take.again) for take in executor.takes[:2]] == [
-        (executor.takes[0].claim_id, again) for again in (False, True)
-    ]
+    assert [(take.number, take.again) for take in executor.takes[:2]] == [(1, False), (1, True)]
     assert [report.ref.node_key for report in executor.reports] == ["n2"]
 
 

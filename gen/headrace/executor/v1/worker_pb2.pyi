@@ -265,19 +265,23 @@ Global___ClaimResponse: _TypeAlias = ClaimResponse  # noqa: Y015
 
 @_typing.final
 class TakeRequest(_message.Message):
-    """TakeRequest waits for whatever becomes ready next. It is answered, perhaps with nothing, within a second."""
+    """TakeRequest waits for whatever becomes ready next. It is answered, perhaps with nothing, within a second. It is made and
+    repeated at one executor, which knows what has come of it, and at another only when that one seems to be gone.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     WORKER_ID_FIELD_NUMBER: _builtins.int
-    CLAIM_ID_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
     SLOTS_FIELD_NUMBER: _builtins.int
     QUEUES_FIELD_NUMBER: _builtins.int
     AGAIN_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
-    """Id of the worker process. A newer request of the same worker ends the wait of an older one."""
-    claim_id: _builtins.str
-    """Fresh for each request and the same when it is repeated."""
+    """Id of the worker process."""
+    number: _builtins.int
+    """Counted by the worker, and the same when the request is repeated. A newer one ends the wait of an older one, and an
+    older one that comes after it is not answered.
+    """
     slots: _builtins.int
     """Most jobs that it takes."""
     again: _builtins.bool
@@ -290,14 +294,14 @@ class TakeRequest(_message.Message):
         self,
         *,
         worker_id: _builtins.str = ...,
-        claim_id: _builtins.str = ...,
+        number: _builtins.int = ...,
         slots: _builtins.int = ...,
         queues: _abc.Iterable[_builtins.str] | None = ...,
         again: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["again", b"again", "claim_id", b"claim_id", "queues", b"queues", "slots", b"slots", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["again", b"again", "number", b"number", "queues", b"queues", "slots", b"slots", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -649,6 +653,9 @@ class HeartbeatResponse(_message.Message):
 
     REVOKED_FIELD_NUMBER: _builtins.int
     FORGOTTEN_FIELD_NUMBER: _builtins.int
+    EXECUTOR_ID_FIELD_NUMBER: _builtins.int
+    executor_id: _builtins.str
+    """Who answers: where the worker may wait for work."""
     @_builtins.property
     def revoked(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldJob]:
         """Claims that were taken away or whose run was cancelled: to be stopped."""
@@ -662,10 +669,11 @@ class HeartbeatResponse(_message.Message):
         *,
         revoked: _abc.Iterable[Global___HeldJob] | None = ...,
         forgotten: _abc.Iterable[Global___HeldJob] | None = ...,
+        executor_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["forgotten", b"forgotten", "revoked", b"revoked"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["executor_id", b"executor_id", "forgotten", b"forgotten", "revoked", b"revoked"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
