@@ -378,7 +378,13 @@ class Committer:
                 self._repeat(works)
             else:
                 state.times = batch.written.get(run_id)
-                self._conclude(state, works, moved=moved)
+                try:
+                    self._conclude(state, works, moved=moved)
+                except Exception as error:
+                    # It is committed. Who asked asks again; the sweep and the refill find what was not announced.
+                    log.exception("conclusion_failed", run_id=str(run_id))
+                    for work in works:
+                        _fail(work, error)
 
     @staticmethod
     def _settle_gifts(batch: _Batch) -> None:

@@ -37,7 +37,7 @@ _SENT = Gauge("headrace_executor_wakeups_sent", "Wake-ups published and not yet 
 _WAITING = Gauge("headrace_executor_wakeups_waiting", "Ready node executions waiting in memory.", ["queue"])
 _QUEUED = Histogram(
     "headrace_executor_queued_seconds",
-    "From ready to claimed, of what this executor woke workers for. What a worker goes on with does not wait.",
+    "From ready to claimed, of what this executor woke workers for. What is given to a worker at once does not wait.",
     ["queue"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800),
 )
