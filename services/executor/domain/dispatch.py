@@ -37,7 +37,7 @@ _SENT = Gauge("headrace_executor_wakeups_sent", "Wake-ups published and not yet 
 _WAITING = Gauge("headrace_executor_wakeups_waiting", "Ready node executions waiting in memory.", ["queue"])
 _QUEUED = Histogram(
     "headrace_executor_queued_seconds",
-    "From ready to claimed, of what this executor woke workers for. What is given to a worker at once does not wait.",
+    "From ready to claimed, of what this executor woke workers for or gave them. What they go on with is left out.",
     ["queue"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800),
 )
@@ -172,6 +172,10 @@ class Dispatcher:
         """Whether a worker that waits may have what becomes ready, and nobody has to have it first."""
         window = self._windows.get(queue)
         return project_id not in self._limits and (window is None or not (window.sent or window.waiting.size))
+
+    def gave(self, queue: str) -> None:
+        """A worker that waited has been given what became ready."""
+        self._window(queue).queued.observe(0.0)
 
     def may_continue(self, project_id: str, queues: Iterable[str], *, is_full: bool) -> bool:
         """Whether a worker may go on with the same run's next node, and not come back to its queues.

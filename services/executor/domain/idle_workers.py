@@ -135,6 +135,7 @@ class IdleWorkers:
             # What came after it in the same commit may have cancelled it.
             if is_committed and node.status is NodeStatus.RUNNING:
                 waiting.jobs.append(make_job(state, node))
+                self._dispatcher.gave(node.queue)
             else:
                 waiting.slots += 1
         for waiting in dict.fromkeys(waiting for waiting, _ in given):
