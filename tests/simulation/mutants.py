@@ -119,8 +119,8 @@ MUTANTS = (
         "given before the commit",
         idle_workers.IdleWorkers,
         "_settle",
-        "if is_committed and node.status",
-        "if node.status",
+        "if is_committed and is_held_by",
+        "if is_held_by",
     ),
     Mutant(
         "given without a place", dispatch.Dispatcher, "may_give", "return project_id not in self._limits and", "return"

@@ -11,7 +11,7 @@ from functools import partial
 
 from services.executor.domain.committer import Settle
 from services.executor.domain.dispatch import Dispatcher
-from services.executor.domain.jobs import MAX_JOB_BYTES, Job, job_size, make_job
+from services.executor.domain.jobs import MAX_JOB_BYTES, Job, is_held_by, job_size, make_job
 from services.executor.engine import advance, decide
 from services.executor.engine.state import NodeState, NodeStatus, RunState
 from services.kit.errors import UnavailableError
@@ -78,6 +78,8 @@ class IdleWorkers:
     async def wait(self, worker_id: str, number: int, queues: Iterable[str], slots: int) -> list[Job]:
         """Wait for what becomes ready, up to `slots` jobs, WAIT_SECONDS at most; claimed under `claim_id(number)`.
 
+        With no slots it only ends the wait of an earlier request.
+
         The same request again gets the same answer. Raises UnavailableError when it is not known what was claimed, and
         for a request older than the last.
         """
@@ -90,7 +92,10 @@ class IdleWorkers:
             until = loop.time() + WAIT_SECONDS
             waiting = _Waiting(worker_id, number, frozenset(queues), slots, until, loop.create_future())
             self._latest[worker_id] = waiting
-            loop.call_at(until, waiting.close)
+            if slots > 0:
+                loop.call_at(until, waiting.close)
+            else:
+                waiting.close()
         return await asyncio.shield(self._latest[worker_id].answer)
 
     def give(self, state: RunState) -> Settle | None:
@@ -132,8 +137,7 @@ class IdleWorkers:
         for waiting, node in given:
             waiting.reserved -= 1
             waiting.is_uncertain |= is_committed is None
-            # What came after it in the same commit may have cancelled it.
-            if is_committed and node.status is NodeStatus.RUNNING:
+            if is_committed and is_held_by(node, waiting.worker_id, claim_id(waiting.number)):
                 waiting.jobs.append(make_job(state, node))
                 self._dispatcher.gave(node.queue)
             else:

@@ -180,8 +180,9 @@ class Jobs:
             if isinstance(verdict, Ready):
                 return verdict
             node = state.find(ref.item_path, ref.node_key)
-            is_held = node is not None and node.status is NodeStatus.RUNNING and verdict is not Verdict.STALE
-            return make_job(state, node, woken.queued.get(ref, 0.0)) if node is not None and is_held else None
+            if verdict is Verdict.STALE or node is None or not is_held_by(node, worker_id, claim_id):
+                return None
+            return make_job(state, node, woken.queued.get(ref, 0.0))
 
         return self._committer.submit(ref.run_id, apply, answer)
 
@@ -190,11 +191,10 @@ class Jobs:
         refs = await self._store.claimed_by(worker_id, claim_id)
 
         def held(state: RunState, ref: NodeRef) -> NodeState | None:
-            node = state.find(ref.item_path, ref.node_key)
-            return node if node is not None and node in _claimed_by(state, worker_id, claim_id) else None
+            return state.find(ref.item_path, ref.node_key)
 
         def answer(state: RunState, node: NodeState | None) -> Job | None:
-            return None if node is None else make_job(state, node)
+            return make_job(state, node) if node is not None and is_held_by(node, worker_id, claim_id) else None
 
         jobs = await asyncio.gather(
             *(self._committer.submit(ref.run_id, partial(held, ref=ref), answer) for ref in refs)
@@ -257,9 +257,8 @@ class Jobs:
 
         def answer(state: RunState, result: tuple[Verdict, list[NodeState]]) -> Reported:
             verdict, successors = result
-            # What came after it in the same commit may have cancelled some.
-            running = [node for node in successors if node.status is NodeStatus.RUNNING]
-            return Reported(verdict, [make_job(state, node) for node in running])
+            held = [node for node in successors if is_held_by(node, worker_id, successor_claim)]
+            return Reported(verdict, [make_job(state, node) for node in held])
 
         return self._committer.submit(report.ref.run_id, apply, answer)
 
@@ -309,12 +308,16 @@ def _verdict_of_ended(node: NodeState | None, epoch: int) -> Verdict:
     return Verdict.REPEATED if node is None or node.epoch == epoch else Verdict.STALE
 
 
+def is_held_by(node: NodeState, worker_id: str, claim_id: str) -> bool:
+    """Whether a node execution is a worker's by this claim.
+
+    To be asked after the commit: what came after the claim in the same one may have ended it, or given it to another.
+    """
+    return node.status is NodeStatus.RUNNING and (node.worker, node.claim_id) == (worker_id, claim_id)
+
+
 def _claimed_by(state: RunState, worker_id: str, claim_id: str) -> list[NodeState]:
-    return [
-        node
-        for node in state.open_nodes()
-        if node.status is NodeStatus.RUNNING and node.worker == worker_id and node.claim_id == claim_id
-    ]
+    return [node for node in state.open_nodes() if is_held_by(node, worker_id, claim_id)]
 
 
 def _claim_successors(

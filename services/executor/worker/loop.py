@@ -139,8 +139,9 @@ class Worker:
         What is not handed back is found by its lease, and counts as a claim without a result.
         """
         self._draining = True
-        self._takes.end()
         self._slot_free.set()
+        # Before anything is handed back: it would be given to this worker again.
+        await self._takes.end()
         for task in self._pulling:
             task.cancel()
         await asyncio.gather(*self._pulling, return_exceptions=True)

@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 
 from headrace.executor.v1 import worker_pb2 as pb
 
-from services.executor.worker.executor_client import ExecutorClient
+from services.executor.worker.executor_client import FIRST_TIMEOUT, ExecutorClient
 
 _PAUSE_AFTER_FAILURE = 0.2
 _TRIES = 3
@@ -32,18 +33,33 @@ class Takes:
         self._start = start
         self._slots = slots
         self._ending = False
+        self._ended = asyncio.Event()
         self._number = 0
+        self._waits_at: str | None = None
+        """At which executor a request is under way."""
         self.executor_id = ""
         """Where to wait."""
 
     async def run(self) -> None:
-        """Take until told to end; then, what comes with the last answer is still handed on."""
-        while (slots := await self._slots()) and not self._ending:
-            await self._take(slots)
+        """Take until told to end; what comes with the last answer is still handed on."""
+        try:
+            while (slots := await self._slots()) and not self._ending:
+                await self._take(slots)
+        finally:
+            self._ended.set()
 
-    def end(self) -> None:
-        """Take no more."""
+    async def end(self) -> None:
+        """Take no more: unless its executor does not answer, nothing is given to this worker after this."""
         self._ending = True
+        if self._waits_at is not None:
+            self._number += 1
+            await self._executor.take(self._request(0), self._waits_at)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(FIRST_TIMEOUT):
+                    await self._ended.wait()
+
+    def _request(self, slots: int) -> pb.TakeRequest:
+        return pb.TakeRequest(worker_id=self._worker_id, number=self._number, slots=slots, queues=self._queues)
 
     async def _take(self, slots: int) -> None:
         """One request, under its number and at one executor until it is answered.
@@ -52,13 +68,14 @@ class Takes:
         that is gone is not: any other finds what it has left.
         """
         self._number += 1
-        request = pb.TakeRequest(worker_id=self._worker_id, number=self._number, slots=slots, queues=self._queues)
-        tries, executor_id = 0, self.executor_id
-        while (response := await self._executor.take(request, executor_id, tries=tries)) is None:
+        request = self._request(slots)
+        tries, self._waits_at = 0, self.executor_id
+        while (response := await self._executor.take(request, self._waits_at, tries=tries)) is None:
             if self._ending:
                 return
             tries, request.again = tries + 1, True
-            executor_id = executor_id if tries < _TRIES else ""
+            self._waits_at = self._waits_at if tries < _TRIES else ""
             await asyncio.sleep(_PAUSE_AFTER_FAILURE)
+        self._waits_at = None
         for job in response.jobs:
             self._start(job)

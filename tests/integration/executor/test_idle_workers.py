@@ -95,6 +95,16 @@ async def test_who_asks_again_is_given_by_the_newer_request_only(executors: Pair
     assert names(await newer) == ["a"]
 
 
+async def test_who_takes_no_more_is_given_nothing_more(executors: Pair) -> None:
+    one, _ = executors
+    waiting = await wait(one)
+    assert await one.idle_workers.wait("w", 2, QUEUES, 0) == []
+    assert await waiting == []
+    run_id = new_id()
+    await one.start(run_id, await a_version(one, {"key": "a"}))
+    assert names((await one.jobs.claim("u", [(NodeRef(run_id, "a"), 0)], "d")).jobs) == ["a"]
+
+
 async def test_a_run_that_two_executors_are_asked_for_is_given_by_one(executors: Pair) -> None:
     one, other = executors
     version_id = await a_version(one, {"key": "a"})
@@ -113,6 +123,28 @@ async def test_what_is_cancelled_in_the_commit_that_made_it_ready_is_given_to_no
     cancelled = one.committer.submit(run_id, decide.cancel, lambda _, __: None)
     await asyncio.gather(started, cancelled)
     assert await waiting == []
+
+
+async def test_a_claim_repeated_in_the_commit_that_gives_its_job_to_another_is_answered_with_nothing(
+    executors: Pair,
+) -> None:
+    one, _ = executors
+    run_id = new_id()
+    ref = NodeRef(run_id, "a")
+    await one.start(run_id, await a_version(one, {"key": "a"}))
+    (job,) = (await one.jobs.claim("w", [(ref, 0)], "c")).jobs
+    waiting = await wait(one, worker="v")
+
+    async def lose() -> None:
+        def apply(state: RunState) -> Verdict:
+            return decide.lose_worker(state, state.root.nodes[0], job.epoch)
+
+        await one.committer.submit(run_id, apply, lambda _, __: None)
+
+    repeated, _ = await asyncio.gather(one.jobs.claim("w", [(ref, 0)], "c"), lose())
+    (given,) = await waiting
+    assert given.epoch == job.epoch + 2
+    assert repeated.jobs == []
 
 
 async def test_what_has_to_take_its_turn_is_not_given(executors: Pair) -> None:

@@ -51,6 +51,9 @@ class Executor:
         self.takes: list[pb.TakeRequest] = []
         self.given: list[pb.JobRef] = []
         """What the next one that takes is answered with; until there is something, none is answered."""
+        self._taking: list[asyncio.Task[None]] = []
+        self.given_at_last: list[pb.JobRef] = []
+        """What is being claimed for a worker as it takes no more."""
         self.forgotten: list[pb.HeldJob] = []
         """What heartbeats are told to be the worker's."""
         self.type = "t"
@@ -63,7 +66,7 @@ class Executor:
         await streams.declare_consumers(jetstream, ["default"])
         for verb, hear in (
             (streams.CLAIM, self._claim),
-            (streams.TAKE, self._take),
+            (streams.TAKE, self._hear_take),
             (streams.REPORT, self._report),
             (streams.HEARTBEAT, self._heartbeat),
         ):
@@ -84,10 +87,17 @@ class Executor:
         if not self._is_ignored(streams.CLAIM):
             await message.respond(pb.ClaimResponse(jobs=[self._job(ref) for ref in request.jobs]).SerializeToString())
 
+    async def _hear_take(self, message: Msg) -> None:
+        self._taking.append(asyncio.create_task(self._take(message)))
+
     async def _take(self, message: Msg) -> None:
-        self.takes.append(pb.TakeRequest.FromString(message.data))
-        await await_until(lambda: self.given)
-        given, self.given = self.given, []
+        request = pb.TakeRequest.FromString(message.data)
+        self.takes.append(request)
+        if request.slots:
+            await await_until(lambda: self.given or self.takes[-1] is not request)
+            given, self.given = self.given, []
+        else:
+            given, self.given = [], self.given_at_last
         if not self._is_ignored(streams.TAKE):
             await message.respond(pb.TakeResponse(jobs=[self._job(ref) for ref in given]).SerializeToString())
 
@@ -298,10 +308,9 @@ async def test_a_worker_that_is_drained_hands_back_what_it_is_given_meanwhile(
 ) -> None:
     worker = await start_worker(forever)
     await await_until(lambda: executor.takes, within=30)
-    draining = asyncio.create_task(worker.drain(0))
-    await asyncio.sleep(0)
-    executor.given = [pb.JobRef(run_id=str(uuid4()), node_key="a")]
-    await draining
+    executor.given_at_last = [pb.JobRef(run_id=str(uuid4()), node_key="a")]
+    await worker.drain(0)
+    assert [take.slots > 0 for take in executor.takes] == [True, False]
     assert [report.WhichOneof("outcome") for report in executor.reports] == ["release"]
     assert not executor.reports[0].release.started
 

@@ -283,7 +283,7 @@ class TakeRequest(_message.Message):
     older one that comes after it is not answered.
     """
     slots: _builtins.int
-    """Most jobs that it takes."""
+    """Most jobs that it takes. With 0 it ends the wait of the older one, and no more."""
     again: _builtins.bool
     """The answer to an earlier one did not come: what was claimed by it is given again."""
     @_builtins.property
