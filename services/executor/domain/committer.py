@@ -65,7 +65,7 @@ Settle = Callable[[bool | None], None]
 class Giver(Protocol):
     """Gives what becomes ready to workers that wait for it. Must not block or raise."""
 
-    def give(self, state: RunState) -> "Settle | None":
+    def give(self, state: RunState) -> Settle | None:
         """Claim of `state.ready`, before the commit, whose end is then told."""
         ...
 
@@ -97,7 +97,7 @@ class _Batch:
         self.new: dict[UUID, NewRun] = {}
         self.later: list[_Work[Any, Any]] = []
         """Repeated starts, to be looked at when the first is committed."""
-        self.gifts: list[tuple[RunState, Settle]] = []
+        self.gifts: dict[UUID, list[Settle]] = {}
         self.size = 0
         self.runs: list[UUID] = []
         """All that were in it when it was sent."""
@@ -106,11 +106,15 @@ class _Batch:
         self.error: Exception | None = None
 
     def take_out(self, run_id: UUID) -> list[_Work[Any, Any]]:
-        """Leave a run out; its transitions."""
+        """Leave a run out, which is not committed with this; its transitions, and the starts that waited for them."""
         works = self.works.pop(run_id, [])
         self.states.pop(run_id, None)
         self.new.pop(run_id, None)
         self.size -= len(works)
+        for settle_gift in self.gifts.pop(run_id, ()):
+            settle_gift(False)
+        works += [work for work in self.later if work.run_id == run_id]
+        self.later = [work for work in self.later if work.run_id != run_id]
         return works
 
 
@@ -226,7 +230,7 @@ class Committer:
             _fail(work, error)
         else:
             if state.ready and (settle_gift := self._giver.give(state)) is not None:
-                batch.gifts.append((state, settle_gift))
+                batch.gifts.setdefault(work.run_id, []).append(settle_gift)
             batch.states[work.run_id] = state
             batch.works.setdefault(work.run_id, []).append(work)
             batch.size += 1
@@ -240,6 +244,7 @@ class Committer:
             except UnavailableError as error:
                 self._read_in(asked, {}, error)
             except Exception:
+                # Whichever of them it is: each by itself, so that the others are served.
                 log.exception("runs_not_read", runs=len(asked))
                 for run_id in asked:
                     await self._read_alone(run_id)
@@ -388,9 +393,10 @@ class Committer:
 
     @staticmethod
     def _settle_gifts(batch: _Batch) -> None:
-        for state, settle_gift in batch.gifts:
-            is_written = batch.states.get(state.run_id) is state and state.run_id in batch.written
-            settle_gift(None if isinstance(batch.error, UnavailableError) else is_written)
+        is_known = not isinstance(batch.error, UnavailableError)
+        for run_id, gifts in batch.gifts.items():
+            for settle_gift in gifts:
+                settle_gift(run_id in batch.written if is_known else None)
 
     def _repeat(self, works: list[_Work[Any, Any]]) -> None:
         """Another executor has moved the run: apply the same transitions to what it is now."""

@@ -114,6 +114,23 @@ async def test_a_run_that_two_executors_are_asked_for_is_given_by_one(executors:
     assert sorted(len(jobs) for jobs in await asyncio.gather(*waiting)) == [0, 1]
 
 
+async def test_a_transition_that_breaks_takes_nothing_from_a_worker_that_waits(executors: Pair) -> None:
+    one, _ = executors
+    version = await one.versions.get(await a_version(one, {"key": "a"}))
+    waiting = await wait(one)
+    run_id = new_id()
+
+    def broken(_: RunState) -> None:
+        raise ArithmeticError
+
+    started = one.submit_start(run_id, version)
+    failed = one.committer.submit(run_id, broken, lambda _, __: None)
+    with pytest.raises(ArithmeticError):
+        await failed
+    await started
+    assert names(await asyncio.wait_for(waiting, 10)) == ["a"]
+
+
 async def test_what_is_cancelled_in_the_commit_that_made_it_ready_is_given_to_nobody(executors: Pair) -> None:
     one, _ = executors
     version = await one.versions.get(await a_version(one, {"key": "a"}))
