@@ -29,7 +29,7 @@ from services.kit.grpc_client import MAX_MESSAGE_BYTES, REQUEST_ID_KEY, rpc_fact
 from services.kit.identity import Caller, CallerTokens
 from services.kit.ids import new_id
 from services.kit.logging import CURRENT_REQUEST
-from services.kit.tracing import context_of, mark_failed, tracer
+from services.kit.tracing import context_of, mark_failed, server_span
 
 log = structlog.get_logger(__name__)
 
@@ -143,12 +143,8 @@ class _Call:
         self._started = time.perf_counter()
         metadata = dict(self._context.invocation_metadata() or ())
         facts = rpc_facts(self._method)
-        self._span = tracer.start_span(
-            facts.name,
-            context=context_of(str(metadata.get("traceparent", ""))),
-            kind=trace.SpanKind.SERVER,
-            attributes=facts.attributes,
-        )
+        caller = context_of(str(metadata.get("traceparent", "")))
+        self._span = server_span(facts.name, caller, attributes=facts.attributes)
         # By hand: the context manager costs twice what the span does. The call has a task and so a context of its own.
         otel_context.attach(trace.set_span_in_context(self._span))
         if request_id := metadata.get(REQUEST_ID_KEY):
@@ -216,6 +212,9 @@ class GrpcServer:
                 ("grpc.keepalive_permit_without_calls", 1),
             ),
         )
+        # Generated code names each method twice, the second time to the core, and then grpc.aio (1.85) looks at all
+        # methods of the server for each call. What has only the first is found in a dict.
+        self.server.add_registered_method_handlers = lambda *_: None  # type: ignore[method-assign]
         self._listen = listen
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)

@@ -28,6 +28,8 @@ _PROPAGATOR = TraceContextTextMapPropagator()
 _ODD = frozenset("13579bdf")
 tracer = trace.get_tracer("headrace")
 """What all of the product makes its spans with."""
+_callers_decide = False
+"""What a caller does not record is not recorded here either, and no sampler need be asked."""
 
 
 class TracingSettings(EnvironmentSettings):
@@ -74,8 +76,11 @@ def start_tracing(service: str, *, at_edge: bool = False) -> Callable[[], None]:
 
     `at_edge`: what calls are strangers. Raises ValidationError.
     """
+    global _callers_decide  # noqa: PLW0603 - one provider for the process, as OpenTelemetry has it
     settings = TracingSettings()
-    if not settings.endpoint and not settings.traces_endpoint:
+    is_off = not settings.endpoint and not settings.traces_endpoint
+    _callers_decide = is_off or (settings.sampler.startswith("parentbased_") and not at_edge)
+    if is_off:
         trace.set_tracer_provider(TracerProvider(sampler=sampling.ALWAYS_OFF, shutdown_on_exit=False))
         return _nothing
     # Their import takes memory and start-up time that only those pay who trace.
@@ -172,6 +177,21 @@ def is_recorded(traceparent: str) -> bool:
     """The trace that a `traceparent` names is recorded."""
     # The lowest of the flags, which are in hexadecimal: one for random ids stands beside it.
     return traceparent[-1:] in _ODD
+
+
+def server_span(
+    name: str, caller: Context, kind: trace.SpanKind = trace.SpanKind.SERVER, attributes: Attributes = None
+) -> trace.Span:
+    """A started span for what a caller has asked for, under the caller's.
+
+    The caller's own, on which nothing has an effect, where that is not recorded and decides.
+    """
+    if _callers_decide:
+        span = trace.get_current_span(caller)
+        context = span.get_span_context()
+        if context.is_valid and not context.trace_flags.sampled:
+            return span
+    return tracer.start_span(name, context=caller, kind=kind, attributes=attributes)
 
 
 def client_span(name: str, attributes: Attributes = None) -> trace.Span:

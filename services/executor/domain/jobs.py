@@ -377,12 +377,12 @@ def make_job(state: RunState, node: NodeState, queued_seconds: float = 0.0) -> J
         config=spec.config,
         variables=variables_json(state, node.scope, spec.references),
         timeout_seconds=spec.timeout_seconds,
-        idempotency_key=str(idempotency_key(state.run_id, spec.key, effect_path(node.path))),
+        idempotency_key=str(idempotency_key(state.run_text, spec.key, effect_path(node.path))),
         traceparent=state.traceparent,
         queued_seconds=queued_seconds,
     )
 
 
-def idempotency_key(run_id: UUID, node_key: str, item_path: str) -> UUID:
+def idempotency_key(run_id: UUID | str, node_key: str, item_path: str) -> UUID:
     """The key of a node execution's effect: of run, node and item, never of attempt, worker or time."""
     return derived_id(run_id, "effect", f"{node_key}\x00{item_path}")

@@ -33,7 +33,7 @@ from services.executor.engine import decide, rerun
 from services.executor.engine.run_variables import NONE, JsonText, RunVariables
 from services.executor.engine.state import RUN_TERMINAL, Limits, Linked, RunState
 from services.kit.errors import DomainError, InvalidArgumentError, Violation
-from services.kit.ids import id_for_create, request_hash, require_same_request
+from services.kit.ids import id_for_create, known_id, request_hash, require_same_request
 
 MAX_INPUT_BYTES = 1024 * 1024
 MAX_PRIORITY = 100
@@ -366,9 +366,9 @@ def _view(state: RunState, new: NewRun) -> RunView:
         raise RuntimeError("only what is committed is shown")
     return RunView(
         id=state.run_id,
-        project_id=UUID(state.project_id),
-        workflow_id=UUID(state.workflow_id),
-        version_id=UUID(state.version_id),
+        project_id=known_id(state.project_id),
+        workflow_id=known_id(state.workflow_id),
+        version_id=known_id(state.version_id),
         version_number=state.version_number,
         workflow_name=new.workflow_name,
         status=state.status,

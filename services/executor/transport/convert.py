@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
-from uuid import UUID
 
 import orjson
 from google.protobuf.duration_pb2 import Duration
@@ -19,6 +18,7 @@ from services.executor.engine.graph import Graph, Node, NodeKind, RetryPolicy, R
 from services.executor.engine.state import Failure, Usage
 from services.executor.handlers.base import NodeType
 from services.executor.handlers.registry import config_schema, output_schema
+from services.kit.ids import known_id
 
 
 def graph_from_definition(data: bytes, kinds: Mapping[str, NodeKind]) -> Graph:
@@ -173,7 +173,7 @@ def token_to_event(data: bytes) -> run_pb2.RunEvent:
 
 def ref_from_proto(ref: worker_pb2.JobRef) -> NodeRef:
     """The name of a node execution. Raises ValueError for a malformed run id."""
-    return NodeRef(UUID(ref.run_id), ref.node_key, ref.item_path)
+    return NodeRef(known_id(ref.run_id), ref.node_key, ref.item_path)
 
 
 def ref_to_proto(ref: NodeRef, epoch: int = 0) -> worker_pb2.JobRef:

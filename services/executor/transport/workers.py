@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from functools import lru_cache
+from uuid import UUID
 
 import structlog
 from google.protobuf.message import DecodeError
@@ -39,12 +40,12 @@ _MAX_GRANTS = 4096
 Answer = Callable[[bytes], Awaitable[bytes]]
 
 
-def _grants(tokens: CallerTokens) -> Callable[[str, str, float], str]:
+def _grants(tokens: CallerTokens) -> Callable[[str, UUID, float], str]:
     """Mints grants for a project and run that end at a time; the same again for the same three."""
 
     @lru_cache(_MAX_GRANTS)
-    def grant(project_id: str, run_id: str, expires_at: float) -> str:
-        return tokens.mint_grant(project_id=project_id, run_id=run_id, lifetime_seconds=expires_at - time.time())
+    def grant(project_id: str, run_id: UUID, expires_at: float) -> str:
+        return tokens.mint_grant(project_id=project_id, run_id=str(run_id), lifetime_seconds=expires_at - time.time())
 
     return grant
 
@@ -163,5 +164,5 @@ class WorkerTransport:
     def _job(self, job: Job) -> pb.Job:
         latest = time.time() + job.timeout_seconds + _GRANT_GRACE_SECONDS
         expires_at = (latest // _GRANT_STEP_SECONDS + 1) * _GRANT_STEP_SECONDS
-        grant = self._grant(job.project_id, str(job.ref.run_id), expires_at)
+        grant = self._grant(job.project_id, job.ref.run_id, expires_at)
         return job_to_proto(job, grant=grant, executor_id=self._executor_id)

@@ -5,7 +5,6 @@ import time
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
-from uuid import UUID
 
 import orjson
 import structlog
@@ -30,8 +29,9 @@ from services.executor.handlers.base import (
 from services.kit import strict_json
 from services.kit.errors import InvalidArgumentError
 from services.kit.expressions import ExpressionError
+from services.kit.ids import known_id
 from services.kit.templates import Template, TemplateErrors, compile_template
-from services.kit.tracing import context_of, mark_failed, tracer
+from services.kit.tracing import context_of, mark_failed, server_span
 
 log = structlog.get_logger(__name__)
 
@@ -59,7 +59,7 @@ class Runner:
         """Run a job and report how it ended. Raises only CancelledError."""
         report = pb.Report(ref=job.ref, epoch=job.epoch)
         started = time.perf_counter()
-        span = tracer.start_span(job.type, context=_parent(job.traceparent), kind=trace.SpanKind.CONSUMER)
+        span = server_span(job.type, _parent(job.traceparent), trace.SpanKind.CONSUMER)
         # By hand: the context manager costs twice what the span does. The context is the task's own, and ends with it.
         otel_context.attach(trace.set_span_in_context(span))
         structlog.contextvars.bind_contextvars(run_id=job.ref.run_id, node_key=job.ref.node_key, attempt=job.attempt)
@@ -103,7 +103,7 @@ class Runner:
         report.input.utf8 = _shown(config, node_type)
         context = Context(
             project_id=job.project_id,
-            run_id=UUID(job.ref.run_id),
+            run_id=known_id(job.ref.run_id),
             node_key=job.ref.node_key,
             item_path=job.ref.item_path,
             attempt=job.attempt,

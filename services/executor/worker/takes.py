@@ -79,3 +79,5 @@ class Takes:
         self._waits_at = None
         for job in response.jobs:
             self._start(job)
+        # They begin before more is asked for.
+        await asyncio.sleep(0)

@@ -1,5 +1,9 @@
 """Who decides what is recorded, and how a context travels."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 from opentelemetry import context, trace
 from opentelemetry.sdk.trace import TracerProvider
@@ -39,6 +43,33 @@ def test_a_stranger_cannot_choose_an_id_that_is_recorded() -> None:
 def test_who_is_trusted_decides_by_the_flag() -> None:
     assert recorded("parentbased_traceidratio", 0.0, SAMPLED, trusts_remote=True)
     assert not recorded("parentbased_traceidratio", 1.0, UNSAMPLED, trusts_remote=True)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "at_edge", "traceparent", "is_begun"),
+    [
+        ("parentbased_always_on", False, UNSAMPLED, False),
+        ("parentbased_always_on", False, SAMPLED, True),
+        ("parentbased_always_on", False, "", True),
+        ("parentbased_always_on", True, UNSAMPLED, True),
+        ("always_on", False, UNSAMPLED, True),
+    ],
+)
+def test_where_callers_decide_what_they_do_not_record_goes_on_as_theirs(
+    sampler: str, at_edge: bool, traceparent: str, is_begun: bool
+) -> None:
+    program = f"""
+from opentelemetry import trace
+from services.kit.tracing import context_of, server_span, start_tracing, traceparent_of
+start_tracing("test", at_edge={at_edge})
+span = server_span("server", context_of({traceparent!r}))
+print(span.is_recording(), traceparent_of(span))
+"""
+    environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_TRACES_SAMPLER": sampler}
+    done = subprocess.run([sys.executable, "-c", program], env=os.environ | environ, capture_output=True, check=True)
+    is_recording, _, named = done.stdout.decode().strip().partition(" ")
+    assert is_recording == str(is_begun)
+    assert (named == traceparent) == (not is_begun)
 
 
 def test_samplers_without_a_parent_decide_alone() -> None:
