@@ -8,12 +8,13 @@ from functools import partial
 
 import structlog
 from headrace.executor.v1.executor_service_pb2_grpc import add_ExecutorServiceServicer_to_server
+from nats.aio.client import Client
 
 from services.executor.domain.admission import Admission
 from services.executor.domain.answers import Answers
 from services.executor.domain.committer import Committer
 from services.executor.domain.dispatch import Dispatcher
-from services.executor.domain.housekeeping import Housekeeper
+from services.executor.domain.housekeeping import TIDIED_EVERY, Housekeeper
 from services.executor.domain.idle_workers import IdleWorkers
 from services.executor.domain.jobs import Jobs
 from services.executor.domain.limit_settings import LimitSettings
@@ -23,7 +24,7 @@ from services.executor.domain.resume_tokens import ResumeTokens
 from services.executor.domain.retention import RetentionSettings
 from services.executor.domain.run_states import RunStates
 from services.executor.domain.runs import Runs
-from services.executor.domain.survey import Survey
+from services.executor.domain.survey import LEAST_PAUSE, Survey
 from services.executor.domain.sweeper import Sweeper
 from services.executor.domain.turns import Turns
 from services.executor.domain.variables import ProjectVariables
@@ -55,8 +56,7 @@ from services.kit import nats
 from services.kit.grpc_server import GrpcServer
 from services.kit.identity import CallerTokens
 from services.kit.ids import new_id
-from services.kit.lifecycle import run, serve_metrics
-from services.kit.pool import Pool
+from services.kit.lifecycle import Repeated, run, serve_metrics
 from services.kit.postgres import open_engine, open_pool
 from services.kit.settings import InternalKeySettings
 
@@ -127,44 +127,48 @@ async def serve(stack: AsyncExitStack) -> None:
 
     queues = sorted({name for queue in _of_workers(kinds).values() for name in (queue, alone(queue))})
     keeper = StreamKeeper(store, dispatcher, queues)
-    url = peers.nats_url.get_secret_value()
-    client = await nats.connect(url, name="headrace-executor", on_reconnect=keeper.reconnected)
-    stack.push_async_callback(client.close)
-    await bus.start(client)
-    await keeper.check(client)
+    client = await _connect(stack, peers, bus, keeper)
     refill = Refill(ready, limits, dispatcher, bus, settings.refill(executor_id, queues), variables=variables)
     # Before anything moves: until then no limit of any project is known here.
     await refill.take_census()
-    _start(stack, committer, _turns(pool, versions, committer, bus))
-    jobs = Jobs(store, committer, dispatcher, lease_seconds=settings.lease_seconds)
-    await _serve_workers(stack, WorkerTransport(client, jobs, idle_workers, tokens, executor_id))
-    _start(
-        stack,
-        Housekeeper(housekeeping, settings.max_run_seconds, settings.retention_days),
-        Sweeper(store, ready, committer, bus, interval=settings.sweep_seconds, lease_seconds=settings.lease_seconds),
+    committer.start()
+    stack.push_async_callback(committer.stop)
+    turns = Turns(PostgresTurnStore(pool), versions, committer)
+    bus.tell(run_moved, turns.moved)
+    workers = WorkerTransport(
+        client,
+        Jobs(store, committer, dispatcher, lease_seconds=settings.lease_seconds),
+        idle_workers,
+        tokens,
+        executor_id,
     )
-    _start(stack, refill, Survey(PostgresCountStore(pool), queues))
-    stack.callback(asyncio.create_task(keeper.run(client)).cancel)
+    await workers.start()
+    stack.push_async_callback(workers.stop)
+    sweeper = Sweeper(
+        store, ready, committer, bus, interval=settings.sweep_seconds, lease_seconds=settings.lease_seconds
+    )
+    housekeeper = Housekeeper(housekeeping, settings.max_run_seconds, settings.retention_days)
+    for what, step, pause in (
+        ("turns", turns.step, settings.sweep_seconds),
+        ("sweep", sweeper.step, settings.sweep_seconds),
+        ("refill", refill.step, settings.sweep_seconds),
+        ("survey", Survey(PostgresCountStore(pool), queues).count, LEAST_PAUSE),
+        ("housekeeping", housekeeper.tidy, TIDIED_EVERY),
+    ):
+        await stack.enter_async_context(Repeated(what, step, pause=pause))
     stack.push_async_callback(server.stop)
     await server.set_healthy(True)
     log.info("executor_ready", executor_id=executor_id)
 
 
-def _start(stack: AsyncExitStack, *parts: Committer | Sweeper | Refill | Housekeeper | Survey | Turns) -> None:
-    for part in parts:
-        part.start()
-        stack.push_async_callback(part.stop)
-
-
-async def _serve_workers(stack: AsyncExitStack, workers: WorkerTransport) -> None:
-    await workers.start()
-    stack.push_async_callback(workers.stop)
-
-
-def _turns(pool: Pool, versions: Versions, committer: Committer, bus: Bus) -> Turns:
-    turns = Turns(PostgresTurnStore(pool), versions, committer)
-    bus.tell(run_moved, turns.moved)
-    return turns
+async def _connect(stack: AsyncExitStack, peers: PeerSettings, bus: Bus, keeper: StreamKeeper) -> Client:
+    url = peers.nats_url.get_secret_value()
+    client = await nats.connect(url, name="headrace-executor", on_reconnect=keeper.reconnected)
+    stack.push_async_callback(client.close)
+    await bus.start(client)
+    await keeper.check(client)
+    stack.callback(asyncio.create_task(keeper.run(client)).cancel)
+    return client
 
 
 def _of_workers(kinds: Mapping[str, NodeKind]) -> dict[str, str]:

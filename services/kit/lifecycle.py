@@ -1,4 +1,4 @@
-"""How a process lives: the event loop, signals, metrics port, and stopping in order."""
+"""How a process lives: the event loop, signals, metrics port, what it does again and again, and stopping in order."""
 
 import asyncio
 import gc
@@ -12,6 +12,7 @@ import structlog
 import uvloop
 from pydantic import ValidationError
 
+from services.kit.errors import DomainError
 from services.kit.logging import configure_logging
 from services.kit.tracing import start_tracing
 
@@ -60,6 +61,37 @@ async def _run(service: str, serve: Serve) -> None:
         await stopping.wait()
         log.info("service_stopping", service=service)
     log.info("service_stopped", service=service)
+
+
+class Repeated:
+    """A step that is done again and again inside an `async with`, the first time at once.
+
+    It returns the seconds until the next time. One that fails is logged as `<what>_failed` and done again after `pause`
+    seconds. On the way out the step under way is cancelled, and has ended afterwards.
+    """
+
+    def __init__(self, what: str, step: Callable[[], Awaitable[float]], *, pause: float) -> None:
+        self._what = what
+        self._step = step
+        self._pause = pause
+
+    async def __aenter__(self) -> None:
+        self._task = asyncio.create_task(self._repeat())
+
+    async def __aexit__(self, *_: object) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _repeat(self) -> None:
+        while True:
+            seconds = self._pause
+            try:
+                seconds = await self._step()
+            except DomainError as error:
+                log.warning(f"{self._what}_failed", reason=error.reason)
+            except Exception:
+                log.exception(f"{self._what}_failed")
+            await asyncio.sleep(seconds)
 
 
 def _explain(error: ValidationError) -> list[str]:

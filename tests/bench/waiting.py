@@ -11,7 +11,7 @@ import asyncio
 import os
 import sys
 import time
-from typing import Any
+from contextlib import AsyncExitStack
 from uuid import UUID
 
 import psutil
@@ -21,6 +21,7 @@ from services.executor.settings import Settings
 from services.executor.storage.postgres import PostgresRunStore
 from services.kit import nats
 from services.kit.ids import new_id
+from services.kit.lifecycle import Repeated
 from services.kit.postgres import open_pool
 from tests.support import backends
 from tests.support.executors import Executor, a_refill, a_version, own_queue
@@ -44,25 +45,28 @@ async def main(runs: int, seconds: float) -> None:
         interval=settings.sweep_seconds,
         lease_seconds=settings.lease_seconds,
     )
-    parts: list[Any] = [executor.committer, sweeper, executor.turns, a_refill(executor, own_queue(), interval=0.25)]
-    for part in parts:
-        part.start()
-    config = {"title": "Go on?", "timeout_seconds": 3600}
-    version_id = await a_version(executor, {"key": "ask", "type": "approval", "config": config})
-    await _start(executor, version_id, _AT_A_TIME)
-    database = url.partition("?")[0].rpartition("/")[2]
-    before, idle = _resident(), await _cpu(database, seconds)
-    begun = time.perf_counter()
-    for _ in range(runs // _AT_A_TIME):
+    refill = a_refill(executor, own_queue(), interval=settings.sweep_seconds)
+    async with AsyncExitStack() as stack:
+        executor.committer.start()
+        stack.push_async_callback(executor.committer.stop)
+        for what, step in (("sweep", sweeper.step), ("refill", refill.step), ("turns", executor.turns.step)):
+            await stack.enter_async_context(Repeated(what, step, pause=settings.sweep_seconds))
+        config = {"title": "Go on?", "timeout_seconds": 3600}
+        version_id = await a_version(executor, {"key": "ask", "type": "approval", "config": config})
         await _start(executor, version_id, _AT_A_TIME)
-    print(f"{runs} runs started in {time.perf_counter() - begun:.0f} s")
-    grown, busy = _resident() - before, await _cpu(database, seconds)
-    (row,) = await pool.fetch("SELECT count(*) FROM executor.node_executions WHERE status = 4")
-    print(f"waiting: {row[0]}; memory gained: {grown / 2**20:.1f} MiB")
-    for name, none, all_of_them in zip(("executor", "postgres"), idle, busy, strict=True):
-        print(f"{name}: {none / seconds:.2%} of a core with {_AT_A_TIME} runs, {all_of_them / seconds:.2%} with all")
-    for part in reversed(parts):
-        await part.stop()
+        database = url.partition("?")[0].rpartition("/")[2]
+        before, idle = _resident(), await _cpu(database, seconds)
+        begun = time.perf_counter()
+        for _ in range(runs // _AT_A_TIME):
+            await _start(executor, version_id, _AT_A_TIME)
+        print(f"{runs} runs started in {time.perf_counter() - begun:.0f} s")
+        grown, busy = _resident() - before, await _cpu(database, seconds)
+        (row,) = await pool.fetch("SELECT count(*) FROM executor.node_executions WHERE status = 4")
+        print(f"waiting: {row[0]}; memory gained: {grown / 2**20:.1f} MiB")
+        for name, none, all_of_them in zip(("executor", "postgres"), idle, busy, strict=True):
+            print(
+                f"{name}: {none / seconds:.2%} of a core with {_AT_A_TIME} runs, {all_of_them / seconds:.2%} with all"
+            )
     await client.close()
     await pool.close()
     await backends.drop_database(url)

@@ -12,7 +12,18 @@ from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
-from services.executor.domain import admission, committer, dispatch, idle_workers, jobs, refill, runs, sweeper, turns
+from services.executor.domain import (
+    admission,
+    committer,
+    dispatch,
+    idle_workers,
+    jobs,
+    refill,
+    runs,
+    sweeper,
+    turns,
+    windows,
+)
 from services.executor.engine import decide
 from services.executor.storage import limits
 from services.executor.storage import turns as turn_store
@@ -55,7 +66,7 @@ class Mutant:
 
 MUTANTS = (
     Mutant("no republish", refill.Refill, "_refill_queue", "self._dispatcher.refill(queue, ready, short)", "pass"),
-    Mutant("sweeper off", sweeper.Sweeper, "_run", "while True:", "while False:"),
+    Mutant("sweeper off", sweeper.Sweeper, "step", "await self.sweep()", "True"),
     Mutant("lost worker keeps its jobs", sweeper.Sweeper, "sweep", "in overdue.lost\n", "in ()\n"),
     Mutant(
         "attempt in the idempotency key",
@@ -146,10 +157,10 @@ MUTANTS = (
     Mutant("unused places are kept", refill.Refill, "take_census", "await self._limits.free_unused()", "pass"),
     Mutant("runs move before the census", programs.Executor, "serve", "await self._refill.take_census()", "pass"),
     Mutant("turns are not counted", turn_store.PostgresTurnStore, "give_turns", "if all(", "if True or all("),
-    Mutant("a turn not used is forgotten", turns.Turns, "_run", "timeout(self._interval)", "timeout(None)"),
+    Mutant("a turn not used is forgotten", turns.Turns, "step", "timeout(self._interval)", "timeout(None)"),
     Mutant("a run begins without its turn", decide, "hold", 'state.emit("run.pending")', "start(state)"),
     Mutant("a run begins twice", decide, "begin", "state.status is not RunStatus.PENDING", "False"),
-    Mutant("the window is never free again", dispatch.Dispatcher, "_forget", "window.sent -= 1", "pass"),
+    Mutant("the window is never free again", windows.Windows, "forget", "window.sent -= 1", "pass"),
     Mutant(
         "a lost wake-up keeps its place in the window",
         refill.Refill,

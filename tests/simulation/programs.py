@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
@@ -33,6 +34,7 @@ from services.executor.transport.workers import WorkerTransport
 from services.executor.worker.loop import Worker
 from services.kit.errors import DomainError, NotFoundError, UnavailableError
 from services.kit.ids import new_id
+from services.kit.lifecycle import Repeated
 from tests.simulation.connection import Pool
 from tests.simulation.loop import Process
 from tests.simulation.network import Client
@@ -134,7 +136,6 @@ class Executor(Program):
     """services/executor/main.py."""
 
     runs: Runs | None = None
-    _sweeper: Sweeper | None = None
 
     async def reconnected(self) -> None:
         """See Program."""
@@ -144,6 +145,7 @@ class Executor(Program):
     async def serve(self) -> None:
         """See Program."""
         executor_id = str(new_id())
+        self._repeated = AsyncExitStack()
         store = SimulatedStore(self.world.connections)
         versions = Versions(store, self.world.workflows, partial(graph_from_definition, kinds=KINDS))
         watchers = Watchers()
@@ -179,27 +181,24 @@ class Executor(Program):
         self._refill = Refill(ready, limits, dispatcher, bus, settings, variables=variables, clock=clock)
         await self._refill.take_census()
         committer.start()
-        self._turns = Turns(PostgresTurnStore(pool), versions, committer)
-        bus.tell(self._turns.moved)
-        self._turns.start()
+        turns = Turns(PostgresTurnStore(pool), versions, committer)
+        bus.tell(turns.moved)
         jobs = Jobs(store, committer, dispatcher, lease_seconds=LEASE_SECONDS)
         self._workers = WorkerTransport(client, jobs, idle_workers, cast("Any", _Grants()), executor_id)
         await self._workers.start()
-        self._sweeper = Sweeper(store, ready, committer, bus, interval=SWEEP_SECONDS, lease_seconds=LEASE_SECONDS)
-        self._sweeper.start()
-        self._refill.start()
+        sweeper = Sweeper(store, ready, committer, bus, interval=SWEEP_SECONDS, lease_seconds=LEASE_SECONDS)
+        for what, step in (("turns", turns.step), ("sweep", sweeper.step), ("refill", self._refill.step)):
+            await self._repeated.enter_async_context(Repeated(what, step, pause=SWEEP_SECONDS))
         self._keeping = asyncio.create_task(keeper.run(client))
         self.runs = runs
 
     async def stop(self) -> None:
         """See Program."""
-        if self._sweeper is not None:
+        if self.runs is not None:
             self.runs = None
             self._keeping.cancel()
-            await self._refill.stop()
-            await self._sweeper.stop()
+            await self._repeated.aclose()
             await self._workers.stop()
-            await self._turns.stop()
             await self._committer.stop()
 
 

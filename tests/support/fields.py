@@ -6,7 +6,6 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -24,6 +23,7 @@ from services.executor.worker.runner import Runner
 from services.kit import nats
 from services.kit.identity import CallerTokens
 from services.kit.ids import new_id
+from services.kit.lifecycle import Repeated
 from services.kit.postgres import open_pool
 from tests.support.executors import Executor, a_refill
 
@@ -54,7 +54,7 @@ class Field:
     @property
     def window(self) -> int:
         """Wake-ups that may be on NATS and not claimed, of all executors together."""
-        return sum(executor.dispatcher.window(QUEUE).capacity for executor in self.executors)
+        return sum(executor.dispatcher.windows[QUEUE].capacity for executor in self.executors)
 
     async def add_worker(self, *, slots: int) -> Worker:
         """A worker that runs until the end of the test."""
@@ -131,10 +131,10 @@ async def _serve(stack: AsyncExitStack, executor: Executor, client: Client, toke
     sweeper = Sweeper(
         executor.store, executor.ready, executor.committer, executor.bus, interval=0.25, lease_seconds=2.0
     )
-    parts: list[Any] = [executor.committer, sweeper, refill, executor.turns]
-    for part in parts:
-        part.start()
-        stack.push_async_callback(part.stop)
+    executor.committer.start()
+    stack.push_async_callback(executor.committer.stop)
+    for what, step in (("sweep", sweeper.step), ("refill", refill.step), ("turns", executor.turns.step)):
+        await stack.enter_async_context(Repeated(what, step, pause=0.25))
     workers = WorkerTransport(client, executor.jobs, executor.idle_workers, tokens, executor.bus.executor_id)
     await workers.start()
     stack.push_async_callback(workers.stop)

@@ -11,23 +11,21 @@ All of it is a hint: nothing is lost with it, a wake-up too many is harmless, an
 import asyncio
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import structlog
-from prometheus_client import Gauge, Histogram
+from prometheus_client import Gauge
 
-from services.executor.domain.flows import Flow, Ready, RoundRobin
+from services.executor.domain.flows import Flow, Ready
 from services.executor.domain.limits import NO_LIMITS, ProjectLimits
 from services.executor.domain.model import NodeRef
 from services.executor.domain.rates import Rates
+from services.executor.domain.windows import MAX_WINDOW, MIN_WINDOW, Window, Windows
 from services.executor.queues import is_alone
 
 log = structlog.get_logger(__name__)
 
-MIN_WINDOW, MAX_WINDOW = 16, 5000
 PLACE_SECONDS = 15.0
 """A place on which nothing has begun to run for so long is free again."""
 _TAKEN_AT_ONCE = 16
@@ -35,12 +33,6 @@ _TAKEN_AT_ONCE = 16
 
 _SENT = Gauge("headrace_executor_wakeups_sent", "Wake-ups published and not yet claimed.", ["queue"])
 _WAITING = Gauge("headrace_executor_wakeups_waiting", "Ready node executions waiting in memory.", ["queue"])
-_QUEUED = Histogram(
-    "headrace_executor_queued_seconds",
-    "From ready to claimed, of what this executor woke workers for or gave them. What they go on with is left out.",
-    ["queue"],
-    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800),
-)
 
 
 class Woken(NamedTuple):
@@ -78,29 +70,6 @@ class Places(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class _Sent:
-    ready: Ready
-    at: float
-    """When it was published."""
-    placed_at: float | None
-    """When its place was asked for, where it needs one."""
-
-
-class Window:
-    """What one queue's workers are woken for."""
-
-    def __init__(self, queue: str) -> None:
-        self.queue = queue
-        self.capacity = MIN_WINDOW
-        self.sent = 0
-        self.sent_by_project: Counter[str] = Counter()
-        self.waiting = RoundRobin()
-        self.denied = 0
-        """Workers' slots that were freed for others and not used by a claim yet."""
-        self.queued = _QUEUED.labels(queue)
-
-
 class Dispatcher:
     """The windows of one executor. All methods are for the event loop's thread; none blocks."""
 
@@ -108,8 +77,7 @@ class Dispatcher:
         self._publisher = publisher
         self._places = places
         self._clock = clock
-        self._windows: dict[str, Window] = {}
-        self._sent: dict[NodeRef, _Sent] = {}
+        self.windows = Windows()
         self._waiting: dict[NodeRef, int] = {}
         """At which epoch each waits."""
         self._limits: Mapping[str, ProjectLimits] = {}
@@ -130,13 +98,13 @@ class Dispatcher:
         """A node execution is ready: publish its wake-up now, or let it wait for its project's turn."""
         if not self._publisher.is_connected:
             return  # its row is due for a wake-up when there is a way to send one
-        window = self._windows.get(ready.queue) or self._window(ready.queue)
+        window = self.windows[ready.queue]
         if window.sent < window.capacity and ready.project_id not in self._limits and not window.waiting.size:
-            self._forget(ready.ref)
-            self._publish(window, ready, None)
+            self.windows.forget(ready.ref)
+            self._publish(ready)
             return
         # What is ready again was claimed in between, perhaps by way of another executor.
-        self._forget(ready.ref)
+        self.windows.forget(ready.ref)
         self._enqueue(window, ready)
         self._pump(window)
 
@@ -147,9 +115,9 @@ class Dispatcher:
         now = self._clock()
         windows: dict[str, Window] = {}
         for ref in refs:
-            sent = self._forget(ref)
+            sent = self.windows.forget(ref)
             if sent is not None:
-                windows[sent.ready.queue] = window = self._windows[sent.ready.queue]
+                windows[sent.ready.queue] = window = self.windows[sent.ready.queue]
                 window.denied = max(0, window.denied - 1)
                 queued[ref] = seconds = now - sent.ready.since
                 window.queued.observe(seconds)
@@ -170,12 +138,12 @@ class Dispatcher:
 
     def may_give(self, project_id: str, queue: str) -> bool:
         """Whether a worker that waits may have what becomes ready, and nobody has to have it first."""
-        window = self._windows.get(queue)
+        window = self.windows.find(queue)
         return project_id not in self._limits and (window is None or not (window.sent or window.waiting.size))
 
     def gave(self, queue: str) -> None:
         """A worker that waited has been given what became ready."""
-        self._window(queue).queued.observe(0.0)
+        self.windows[queue].queued.observe(0.0)
 
     def may_continue(self, project_id: str, queues: Iterable[str], *, is_full: bool) -> bool:
         """Whether a worker may go on with the same run's next node, and not come back to its queues.
@@ -189,11 +157,10 @@ class Dispatcher:
         if not is_full:
             return True
         for queue in queues:
-            window = self._windows.get(queue)
+            window = self.windows.find(queue)
             if window is None:
                 continue
-            others = window.sent - window.sent_by_project[project_id] + self._waiting_of_others(window, project_id)
-            if others > window.denied:
+            if window.sent_of_others(project_id) + window.waiting_of_others(project_id) > window.denied:
                 window.denied += 1
                 return False
         return True
@@ -215,7 +182,7 @@ class Dispatcher:
             )
             placed |= dict.fromkeys(granted, now)
             for ready in refused:
-                self._enqueue(self._window(ready.queue), ready, is_taken=True)
+                self._enqueue(self.windows[ready.queue], ready, is_taken=True)
             if refused:
                 self._block(project_id)
         return placed
@@ -226,7 +193,7 @@ class Dispatcher:
 
     def unclaimed_seconds(self) -> float:
         """How long the oldest published wake-up waits for a worker: what a newcomer would wait at least."""
-        oldest = next((sent.at for sent in self._sent.values() if sent.ready.queue in self._served), None)
+        oldest = next((sent.at for sent in self.windows.all_sent() if sent.ready.queue in self._served), None)
         return 0.0 if oldest is None else self._clock() - oldest
 
     # What the census and the refill tell and ask.
@@ -237,16 +204,16 @@ class Dispatcher:
         self._limits = limits
         served = (queue for queue, capacity in capacities.items() if capacity and not is_alone(queue))
         self._served = frozenset(served) or frozenset(capacities)
-        for flow in (flow for window in self._windows.values() for flow in window.waiting):
+        for flow in (flow for window in self.windows for flow in window.waiting):
             flow.weight = limits.get(flow.project_id, NO_LIMITS).weight
         for queue, capacity in capacities.items():
             share = -(-capacity // self._executors)
-            self._window(queue).capacity = min(max(share, MIN_WINDOW), MAX_WINDOW)
+            self.windows[queue].capacity = min(max(share, MIN_WINDOW), MAX_WINDOW)
         self._rates.configure(limits, self._executors)
 
     def tick(self) -> None:
         """Some time has passed: let blocked projects try again."""
-        for window in self._windows.values():
+        for window in self.windows:
             window.denied = 0
             for flow in list(window.waiting):
                 if flow.is_blocked and flow.project_id not in self._taking:
@@ -255,23 +222,14 @@ class Dispatcher:
             _SENT.labels(window.queue).set(window.sent)
             _WAITING.labels(window.queue).set(window.waiting.size)
 
-    @property
-    def queues(self) -> list[str]:
-        """Queues that anything was ready for."""
-        return list(self._windows)
-
-    def window(self, queue: str) -> Window:
-        """A queue's window, to be read."""
-        return self._window(queue)
-
     def full_projects(self, queue: str) -> list[str]:
         """Projects of which enough waits in memory."""
-        window = self._window(queue)
+        window = self.windows[queue]
         return [flow.project_id for flow in window.waiting if flow.size * 2 >= window.capacity]
 
     def short_projects(self, queue: str) -> list[str]:
         """Projects of which PostgreSQL has more than memory."""
-        window = self._window(queue)
+        window = self.windows[queue]
         return [flow.project_id for flow in window.waiting if flow.has_more and flow.size * 2 < window.capacity]
 
     async def hungry(self) -> None:
@@ -281,7 +239,7 @@ class Dispatcher:
 
     def refill(self, queue: str, found: Sequence[Ready], asked: Iterable[str]) -> None:
         """What PostgreSQL had; `asked` are projects that were said to be short."""
-        window = self._window(queue)
+        window = self.windows[queue]
         brought = {ready.project_id for ready in found}
         for project_id in asked:
             flow = window.waiting.find(project_id)
@@ -294,39 +252,21 @@ class Dispatcher:
         if any(_is_short(window, flow) for flow in window.waiting):
             self._hungry.set()  # what was found may all have been known
 
-    def oldest_sent(self, queue: str) -> float | None:
-        """When the oldest unclaimed wake-up was published."""
-        return next((sent.at for sent in self._sent.values() if sent.ready.queue == queue), None)
-
-    def sent_before(self, queue: str, moment: float) -> int:
-        """How many were published before a moment and are not claimed."""
-        return sum(sent.at < moment and sent.ready.queue == queue for sent in self._sent.values())
-
     def give_up(self, queue: str, *, before: float = math.inf) -> None:
         """What was published by then and is not claimed seems lost: its place is free. The refill brings it again."""
-        for ref, sent in list(self._sent.items()):
-            if sent.ready.queue == queue and sent.at <= before:
-                self._forget(ref)
-        self._pump(self._window(queue))
+        for sent in list(self.windows.sent_of(queue)):
+            if sent.at <= before:
+                self.windows.forget(sent.ready.ref)
+        self._pump(self.windows[queue])
 
     # Inside.
 
-    def _window(self, queue: str) -> Window:
-        window = self._windows.get(queue)
-        if window is None:
-            window = self._windows[queue] = Window(queue)
-        return window
-
-    def _waiting_of_others(self, window: Window, project_id: str) -> int:
-        own = window.waiting.find(project_id)
-        return window.waiting.size - (own.size if own else 0)
-
     def _enqueue(self, window: Window, ready: Ready, *, is_taken: bool = False) -> None:
         """Let it wait, if there is room; what was taken from the backlog waits in any case: there it is not due."""
-        sent = self._sent.get(ready.ref)
+        sent = self.windows.sent(ready.ref)
         if max(self._waiting.get(ready.ref, -1), sent.ready.epoch if sent else -1) >= ready.epoch:
             return
-        self._forget(ready.ref)  # it was claimed in between, by way of another executor
+        self.windows.forget(ready.ref)  # it was claimed in between, by way of another executor
         flow = window.waiting.flow(ready.project_id)
         limits = self._limits.get(ready.project_id, NO_LIMITS)
         flow.weight = limits.weight
@@ -375,29 +315,14 @@ class Dispatcher:
         if limits is not None:
             self._rates.use(flow.project_id, ready.type, now)
         if limits is None or not limits.needs_places:
-            self._publish(window, ready, None)
+            self._publish(ready)
         else:
-            self._note(window, ready, None)
+            self.windows.add(ready, now)
         return ready
 
-    def _publish(self, window: Window, ready: Ready, placed_at: float | None) -> None:
-        self._note(window, ready, placed_at)
+    def _publish(self, ready: Ready) -> None:
+        self.windows.add(ready, self._clock())
         self._publisher.publish(ready.ref, ready.epoch, ready.queue, traceparent=ready.traceparent)
-
-    def _note(self, window: Window, ready: Ready, placed_at: float | None) -> None:
-        self._sent[ready.ref] = _Sent(ready, self._clock(), placed_at)
-        window.sent += 1
-        window.sent_by_project[ready.project_id] += 1
-
-    def _forget(self, ref: NodeRef) -> _Sent | None:
-        sent = self._sent.pop(ref, None)
-        if sent is not None:
-            window = self._windows[sent.ready.queue]
-            window.sent -= 1
-            window.sent_by_project[sent.ready.project_id] -= 1
-            if not window.sent_by_project[sent.ready.project_id]:
-                del window.sent_by_project[sent.ready.project_id]
-        return sent
 
     async def _take_places(self, window: Window, project_id: str, wanted: list[Ready]) -> None:
         """Publish those that get a place; the others wait until something of the project has ended."""
@@ -411,11 +336,11 @@ class Dispatcher:
             del self._taking[project_id]
         for ready in wanted:
             if ready.ref in granted:
-                if (sent := self._sent.get(ready.ref)) is not None:
+                if (sent := self.windows.sent(ready.ref)) is not None:
                     sent.placed_at = asked_at  # not before: a claim may come while the place is asked for
                 self._publisher.publish(ready.ref, ready.epoch, ready.queue, traceparent=ready.traceparent)
             else:
-                self._forget(ready.ref)
+                self.windows.forget(ready.ref)
         for ready in refused:
             self._enqueue(window, ready, is_taken=True)
         if not refused or project_id in self._moved:
@@ -426,13 +351,13 @@ class Dispatcher:
         self._pump(window)
 
     def _block(self, project_id: str) -> None:
-        for window in self._windows.values():
+        for window in self.windows:
             flow = window.waiting.find(project_id)
             if flow is not None:
                 window.waiting.block(flow)
 
     def _unblock(self, project_id: str) -> None:
-        for window in self._windows.values():
+        for window in self.windows:
             flow = window.waiting.find(project_id)
             if flow is not None and flow.is_blocked:
                 window.waiting.unblock(flow)

@@ -9,15 +9,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
 
-import structlog
 from prometheus_client import Counter
-
-from services.kit.errors import DomainError
-
-log = structlog.get_logger(__name__)
 
 BATCH = 500
 """Rows of one transaction, of runs at most so many; the next follows soon while there are more."""
+TIDIED_EVERY = 60.0
 WORKERS_KEPT = timedelta(days=1)
 """How long a worker that is not heard is still shown."""
 ATTEMPTS_OUTLIVE_RUNS = timedelta(days=2)
@@ -62,39 +58,21 @@ class HousekeepingStore(Protocol):
 
 
 class Housekeeper:
-    """Looks every `interval` seconds. Effects are kept for the longest run and what may come after its end."""
+    """To be done every `interval` seconds. Effects are kept for the longest run and what may come after its end."""
 
     def __init__(
-        self, store: HousekeepingStore, max_run_seconds: int, retention_days: int, *, interval: float = 60.0
+        self, store: HousekeepingStore, max_run_seconds: int, retention_days: int, *, interval: float = TIDIED_EVERY
     ) -> None:
         self._store = store
         self._runs_kept = timedelta(days=retention_days)
         self._effects_kept = timedelta(seconds=max_run_seconds) + ATTEMPTS_OUTLIVE_RUNS
         self._interval = interval
-        self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        """Begin, with a look at once."""
-        self._task = asyncio.create_task(self._run())
+    async def tidy(self) -> float:
+        """Remove all there is to remove, batch by batch; rest after each for as long as it took: others work, too.
 
-    async def stop(self) -> None:
-        """End; a transaction under way is rolled back."""
-        if self._task:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
-    async def _run(self) -> None:
-        while True:
-            try:
-                await self.tidy()
-            except DomainError as error:
-                log.warning("housekeeping_failed", reason=error.reason)
-            except Exception:
-                log.exception("housekeeping_failed")
-            await asyncio.sleep(self._interval)
-
-    async def tidy(self) -> None:
-        """Remove all there is to remove, batch by batch; rest after each for as long as it took: others work, too."""
+        Returns the seconds until there may be more.
+        """
         clock = asyncio.get_running_loop().time
         for kind, remove, age in (
             ("worker", self._store.remove_workers, WORKERS_KEPT),
@@ -110,3 +88,4 @@ class Housekeeper:
                 more = removed.more
                 if more:
                     await asyncio.sleep(clock() - begun)
+        return self._interval

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import structlog
 from prometheus_client import Gauge
 
 from services.executor.domain.dispatch import Dispatcher
@@ -19,9 +18,6 @@ from services.executor.domain.limit_settings import LimitStore
 from services.executor.domain.limits import ProjectLimits
 from services.executor.domain.model import NodeRef
 from services.executor.domain.variables import ProjectVariables
-from services.kit.errors import DomainError
-
-log = structlog.get_logger(__name__)
 
 _SLOTS = Gauge("headrace_executor_worker_slots", "Slots of the living workers that take work.", ["queue"])
 _EXECUTORS = Gauge("headrace_executor_executors", "Living executors, as this one sees them.")
@@ -128,35 +124,18 @@ class Refill:
         self._clock = clock
         self._census = Census(1, {}, {})
         self._census_due = 0.0
-        self._task: asyncio.Task[None] | None = None
+        self._is_hungry = False
 
-    def start(self) -> None:
-        """Begin."""
-        self._task = asyncio.create_task(self._run())
-
-    async def stop(self) -> None:
-        """End."""
-        if self._task:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
-    async def _run(self) -> None:
-        is_hungry = False
-        while True:
-            try:
-                await self.refill(only_short=is_hungry)
-            except DomainError as error:
-                log.warning("refill_failed", reason=error.reason)
-                await asyncio.sleep(self._settings.interval)
-            except Exception:
-                log.exception("refill_failed")
-                await asyncio.sleep(self._settings.interval)
-            try:
-                async with asyncio.timeout(self._settings.interval):
-                    await self._dispatcher.hungry()
-                is_hungry = True
-            except TimeoutError:
-                is_hungry = False
+    async def step(self) -> float:
+        """Refill, then wait until a window runs short or an interval is over; to be done again at once."""
+        await self.refill(only_short=self._is_hungry)
+        try:
+            async with asyncio.timeout(self._settings.interval):
+                await self._dispatcher.hungry()
+            self._is_hungry = True
+        except TimeoutError:
+            self._is_hungry = False
+        return 0.0
 
     async def refill(self, *, only_short: bool = False) -> None:
         """Bring in what is due; with `only_short`, only of queues whose windows run short."""
@@ -192,7 +171,7 @@ class Refill:
     async def _refill_queue(self, queue: str, short: Sequence[str]) -> None:
         found = await self._store.take_ready(
             queue,
-            room=self._dispatcher.window(queue).capacity,
+            room=self._dispatcher.windows[queue].capacity,
             full=self._dispatcher.full_projects(queue),
             short=short,
             limits=self._census.limits,
@@ -207,10 +186,11 @@ class Refill:
     async def _look_for_lost(self, queue: str) -> None:
         """Free the window of wake-ups that are not on the bus any more though nobody has claimed them here."""
         now = self._clock()
-        oldest = self._dispatcher.oldest_sent(queue)
-        if oldest is None or now - oldest < _CLAIMED_SOON_SECONDS:
+        windows = self._dispatcher.windows
+        oldest = next(windows.sent_of(queue), None)
+        if oldest is None or now - oldest.at < _CLAIMED_SOON_SECONDS:
             return
         held = await self._bus.held(queue)
         # What was claimed meanwhile is not counted: its wake-up may have been acknowledged before the bus was asked.
-        if held is not None and held < self._dispatcher.sent_before(queue, now):
+        if held is not None and held < sum(sent.at < now for sent in windows.sent_of(queue)):
             self._dispatcher.give_up(queue, before=now - _CLAIMED_SOON_SECONDS)

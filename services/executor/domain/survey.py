@@ -5,15 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-import structlog
 from prometheus_client import Gauge
 
 from services.executor.engine.state import RUN_TERMINAL, RunStatus
-from services.kit.errors import DomainError
 
-log = structlog.get_logger(__name__)
-
-_LEAST_PAUSE = 5.0
+LEAST_PAUSE = 5.0
 _REST = 20
 """The pause is at least so many times what counting took: a backlog of a million must not be made longer by it."""
 
@@ -48,38 +44,18 @@ class CountStore(Protocol):
 
 
 class Survey:
-    """Counts every few seconds, more seldom when it takes long."""
+    """To be counted every few seconds, more seldom when it takes long."""
 
     def __init__(self, store: CountStore, queues: list[str]) -> None:
         self._store = store
         self._queues = queues
-        self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        """Begin."""
-        self._task = asyncio.create_task(self._run())
-
-    async def stop(self) -> None:
-        """End."""
-        if self._task:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
-    async def _run(self) -> None:
+    async def count(self) -> float:
+        """Count once; the seconds until it may be done again."""
         clock = asyncio.get_running_loop().time
-        while True:
-            begun = clock()
-            try:
-                await self.count()
-            except DomainError as error:
-                log.warning("survey_failed", reason=error.reason)
-            except Exception:
-                log.exception("survey_failed")
-            await asyncio.sleep(max(_LEAST_PAUSE, _REST * (clock() - begun)))
-
-    async def count(self) -> None:
-        """Count once."""
+        begun = clock()
         counts = await self._store.counts()
+        took = clock() - begun
         # Also those that have none any more, and of workers newer than this executor.
         self._queues = list(dict.fromkeys([*self._queues, *counts.ready]))
         for queue in self._queues:
@@ -89,3 +65,4 @@ class Survey:
         for status in RunStatus:
             if status not in RUN_TERMINAL:
                 _OPEN.labels(status.name.lower()).set(counts.open_runs.get(status, 0))
+        return max(LEAST_PAUSE, _REST * took)

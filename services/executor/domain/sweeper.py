@@ -5,6 +5,7 @@ is a guarded transition.
 """
 
 import asyncio
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Protocol
@@ -59,45 +60,29 @@ class Sweeper:
         self._bus = bus
         self._interval = interval
         self._lease_seconds = lease_seconds
-        self._task: asyncio.Task[None] | None = None
         self._spare_workers_until = 0.0
+        self._begun_at = -math.inf
+        """When the last step began."""
 
-    def start(self) -> None:
-        """Begin to sweep. Leases get one length of grace first: while no executor ran, nobody could renew them."""
-        self.spare_workers()
-        self._task = asyncio.create_task(self._run())
+    async def step(self) -> float:
+        """Sweep; the seconds until the next time. The first takes no claims away: before it, nobody renewed them."""
+        now = asyncio.get_running_loop().time()
+        if not self._bus.is_connected or now - self._begun_at > self._interval + self._lease_seconds / 2:
+            # Heartbeats could not arrive, or this process stood still and has yet to read them.
+            self._spare_workers()
+        self._begun_at = now
+        try:
+            corrected = await self.sweep()
+            timer = await self._store.seconds_to_next_timer()
+        except DomainError:
+            self._spare_workers()
+            raise
+        _SWEPT_AT.set_to_current_time()
+        return min(max(timer, 0.01), self._interval) if timer is not None and corrected else self._interval
 
-    async def stop(self) -> None:
-        """End after the present sweep."""
-        if self._task:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
-    def spare_workers(self) -> None:
+    def _spare_workers(self) -> None:
         """Take no claims away for the length of a lease."""
         self._spare_workers_until = asyncio.get_running_loop().time() + self._lease_seconds
-
-    async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
-        last = loop.time()
-        while True:
-            pause = self._interval
-            if not self._bus.is_connected or loop.time() - last > self._interval + self._lease_seconds / 2:
-                # Heartbeats could not arrive, or this process stood still and has yet to read them.
-                self.spare_workers()
-            last = loop.time()
-            try:
-                corrected = await self.sweep()
-                timer = await self._store.seconds_to_next_timer()
-                if timer is not None and corrected:
-                    pause = min(max(timer, 0.01), pause)
-                _SWEPT_AT.set_to_current_time()
-            except DomainError as error:
-                log.warning("sweep_failed", reason=error.reason)
-                self.spare_workers()
-            except Exception:
-                log.exception("sweep_failed")
-            await asyncio.sleep(pause)
 
     async def sweep(self) -> bool:
         """Find and correct one batch of each kind; False when a correction failed."""

@@ -68,7 +68,7 @@ def concurrency_key(limits: RunLimits | None, run_input: bytes) -> str | None:
 
 
 class Turns:
-    """Gives turns when a run has come or ended, and every `interval` seconds."""
+    """Gives turns when a run has come or ended, and after `interval` seconds without one."""
 
     def __init__(self, store: TurnStore, versions: Versions, committer: Committer, *, interval: float = 1.0) -> None:
         self._store = store
@@ -77,17 +77,6 @@ class Turns:
         self._interval = interval
         self._wanted: set[UUID] = set()
         self._wake = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Begin."""
-        self._task = asyncio.create_task(self._run())
-
-    async def stop(self) -> None:
-        """End."""
-        if self._task:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
 
     def moved(self, state: RunState) -> None:
         """A run has been committed; one that has come or ended may give another its turn."""
@@ -106,21 +95,15 @@ class Turns:
     async def _limits_of(self, version_id: UUID) -> RunLimits | None:
         return (await self._versions.get(version_id)).graph.limits
 
-    async def _run(self) -> None:
-        while True:
-            wanted: list[UUID | None] = [None]
-            try:
-                async with asyncio.timeout(self._interval):
-                    await self._wake.wait()
-                wanted = list(self._wanted)
-            except TimeoutError:
-                pass
-            self._wake.clear()
-            self._wanted.clear()
-            for workflow_id in wanted:
-                try:
-                    await self.give(workflow_id)
-                except DomainError as error:
-                    log.warning("turns_not_given", reason=error.reason)
-                except Exception:
-                    log.exception("turns_not_given")
+    async def step(self) -> float:
+        """Give those that runs have called for, or all if none has for an interval; to be done again at once."""
+        try:
+            async with asyncio.timeout(self._interval):
+                await self._wake.wait()
+        except TimeoutError:
+            await self.give()
+            return 0.0
+        self._wake.clear()
+        while self._wanted:
+            await self.give(self._wanted.pop())
+        return 0.0

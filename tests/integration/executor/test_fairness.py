@@ -115,7 +115,7 @@ async def test_a_lost_wake_up_is_found_although_the_bus_holds_many_of_another_ex
     await two.client.jetstream().purge_stream(streams.STREAM, subject=subject)
 
     async def is_known_and_sent_again() -> bool:
-        known = [await made.bus.held(QUEUE) == made.dispatcher.window(QUEUE).sent for made in two.executors]
+        known = [await made.bus.held(QUEUE) == made.dispatcher.windows[QUEUE].sent for made in two.executors]
         return all(known) and await two.messages() >= 6
 
     await await_until(is_known_and_sent_again, within=20)

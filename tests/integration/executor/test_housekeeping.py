@@ -14,6 +14,7 @@ from services.executor.engine import decide
 from services.executor.storage.housekeeping import PostgresHousekeepingStore
 from services.executor.storage.postgres import PostgresRunStore
 from services.kit.ids import new_id
+from services.kit.lifecycle import Repeated
 from services.kit.pool import Pool
 from services.kit.postgres import open_engine, open_pool
 from tests.support.executors import Executor, a_lease, a_version, committing
@@ -120,12 +121,11 @@ async def test_several_executors_remove_more_than_a_batch_side_by_side_and_go_on
     await asyncio.gather(*(housekeeper.tidy() for _ in range(3)))
     assert await effects(pool) == set()
 
-    housekeeper.start()
-    for key in ("one", "another"):
-        await an_effect(pool, key, days_old=90)
+    async with Repeated("housekeeping", housekeeper.tidy, pause=0.0):
+        for key in ("one", "another"):
+            await an_effect(pool, key, days_old=90)
 
-        async def none_is_left() -> bool:
-            return not await effects(pool)
+            async def none_is_left() -> bool:
+                return not await effects(pool)
 
-        await await_until(none_is_left)
-    await housekeeper.stop()
+            await await_until(none_is_left)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from uuid import UUID
 
@@ -22,6 +23,7 @@ from services.executor.storage.postgres import PostgresRunStore
 from services.executor.transport import streams
 from services.kit import nats
 from services.kit.ids import new_id
+from services.kit.lifecycle import Repeated
 from services.kit.pool import Pool
 from services.kit.postgres import open_pool
 from tests.support.executors import PROJECT, Executor, a_lease, a_refill, a_state, a_version, committing, own_queue
@@ -51,6 +53,11 @@ async def client(nats_server: str) -> AsyncIterator[Client]:
     connected = await nats.connect(nats_server, name="test-sweeper")
     yield connected
     await connected.close()
+
+
+def sweeping(sweeper: Sweeper) -> AbstractAsyncContextManager[None]:
+    """As the executor does."""
+    return Repeated("sweep", sweeper.step, pause=INTERVAL)
 
 
 async def status_of(executor: Executor, run_id: UUID) -> NodeStatus:
@@ -88,27 +95,24 @@ async def test_claims_are_spared_while_workers_cannot_be_heard_and_for_a_lease_a
     loop = asyncio.get_running_loop()
     begun = loop.time()
     refill = a_refill(executor, QUEUE, interval=INTERVAL)
-    sweeper.start()
-    refill.start()
-    # It sweeps all the while: timers are seen to, far beyond the lease that it spares after its start.
-    while loop.time() - begun < 2 * LEASE:
-        await await_until(partial(has_ended, executor, await a_short_delay(executor)), within=20)
-    assert (await executor.store.find_overdue(1)).lost == [(claimed, 1)]
-    assert await status_of(executor, claimed.run_id) is NodeStatus.RUNNING
+    async with sweeping(sweeper), Repeated("refill", refill.step, pause=INTERVAL):
+        # It sweeps all the while: timers are seen to, far beyond the lease that it spares after its start.
+        while loop.time() - begun < 2 * LEASE:
+            await await_until(partial(has_ended, executor, await a_short_delay(executor)), within=20)
+        assert (await executor.store.find_overdue(1)).lost == [(claimed, 1)]
+        assert await status_of(executor, claimed.run_id) is NodeStatus.RUNNING
 
-    connected = loop.time()
-    await executor.bus.start(client)
-    # Not taken out of the queue of wake-ups while none could be sent: it would be due again only after 6 s.
-    woken = worker_pb2.Wakeup.FromString((await wakeups.next_msg(timeout=3)).data)
-    assert woken.job.run_id == str(ready.run_id)
+        connected = loop.time()
+        await executor.bus.start(client)
+        # Not taken out of the queue of wake-ups while none could be sent: it would be due again only after 6 s.
+        woken = worker_pb2.Wakeup.FromString((await wakeups.next_msg(timeout=3)).data)
+        assert woken.job.run_id == str(ready.run_id)
 
-    async def is_taken_away() -> bool:
-        return await status_of(executor, claimed.run_id) is NodeStatus.READY
+        async def is_taken_away() -> bool:
+            return await status_of(executor, claimed.run_id) is NodeStatus.READY
 
-    await await_until(is_taken_away, within=30)
-    assert loop.time() - connected > LEASE - 2 * INTERVAL
-    await sweeper.stop()
-    await refill.stop()
+        await await_until(is_taken_away, within=30)
+        assert loop.time() - connected > LEASE - 2 * INTERVAL
 
 
 async def test_a_heartbeat_tells_which_claims_are_gone_and_which_the_worker_has_not_named(
@@ -146,10 +150,9 @@ async def test_a_timer_that_cannot_be_put_right_is_not_tried_without_a_pause(
                 return [entry["error"] for entry in logs if entry["event"] == "corrections_failed"]
 
             begun = asyncio.get_running_loop().time()
-            sweeper.start()
-            await await_until(lambda: len(failures()) >= 4, within=20)
+            async with sweeping(sweeper):
+                await await_until(lambda: len(failures()) >= 4, within=20)
             assert asyncio.get_running_loop().time() - begun > 0.5
-            await sweeper.stop()
     assert all("There is no version" in error for error in failures())
 
 
@@ -167,9 +170,8 @@ async def test_a_map_that_a_dead_executor_had_begun_is_gone_on_with(executor: Ex
     sweeper = Sweeper(
         executor.store, executor.ready, executor.committer, executor.bus, interval=INTERVAL, lease_seconds=LEASE
     )
-    sweeper.start()
-    await await_until(lambda: has_ended(executor, run_id), within=30)
-    await sweeper.stop()
+    async with sweeping(sweeper):
+        await await_until(lambda: has_ended(executor, run_id), within=30)
 
     run = await executor.store.get_run(PROJECT, run_id)
     assert orjson.loads(run.output or b"")["each"]["results"][299] == {"square": {"n": 299 * 299}}
