@@ -24,6 +24,7 @@ from services.executor.engine.state import RUN_TERMINAL
 from services.executor.storage.postgres import PostgresRunStore
 from services.executor.transport.convert import graph_from_definition
 from services.kit.ids import new_id
+from services.kit.lifecycle import collect_seldom
 from services.kit.pool import Pool
 from services.kit.postgres import open_pool
 from tests.bench import plot
@@ -216,6 +217,7 @@ async def main(arguments: Sequence[str] | None = None) -> None:
     try:
         async with committing(executor):
             bench = Bench(executor, pool)
+            collect_seldom()  # as services do
             await by_size(bench, figures, [int(size) for size in given.sizes.split(",")], given.nodes)
             await by_open_runs(bench, figures, [int(count) for count in given.open.split(",")], given.nodes)
             if given.plot:

@@ -22,6 +22,7 @@ from services.executor.engine.state import RunState, RunStatus, Usage
 from services.executor.storage.housekeeping import PostgresHousekeepingStore
 from services.executor.storage.postgres import PostgresRunStore
 from services.kit.ids import new_id
+from services.kit.lifecycle import collect_seldom
 from services.kit.pool import Pool
 from services.kit.postgres import open_engine, open_pool
 from tests.bench import plot
@@ -294,6 +295,7 @@ async def main(arguments: Sequence[str] | None = None) -> None:
     rows = [int(count) for count in given.rows.split(",")]
     try:
         async with committing(executor):
+            collect_seldom()  # as services do
             lines = await grow(executor, pool, rows, given.repeat)
             if given.plot:
                 shown = {name: points for name, points in lines.items() if name.startswith(("commit", "engine"))}
