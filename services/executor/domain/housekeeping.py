@@ -14,6 +14,7 @@ from prometheus_client import Counter
 BATCH = 500
 """Rows of one transaction, of runs at most so many; the next follows soon while there are more."""
 TIDIED_EVERY = 60.0
+"""Seconds."""
 WORKERS_KEPT = timedelta(days=1)
 """How long a worker that is not heard is still shown."""
 ATTEMPTS_OUTLIVE_RUNS = timedelta(days=2)
