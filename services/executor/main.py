@@ -56,7 +56,7 @@ from services.kit import nats
 from services.kit.grpc_server import GrpcServer
 from services.kit.identity import CallerTokens
 from services.kit.ids import new_id
-from services.kit.lifecycle import Repeated, run, serve_metrics
+from services.kit.lifecycle import Repeated, run, serve_metrics, vital
 from services.kit.postgres import open_engine, open_pool
 from services.kit.settings import InternalKeySettings
 
@@ -131,7 +131,7 @@ async def serve(stack: AsyncExitStack) -> None:
     refill = Refill(ready, limits, dispatcher, bus, settings.refill(executor_id, queues), variables=variables)
     # Before anything moves: until then no limit of any project is known here.
     await refill.take_census()
-    committer.start()
+    vital(committer.start())
     stack.push_async_callback(committer.stop)
     turns = Turns(PostgresTurnStore(pool), versions, committer)
     bus.tell(run_moved, turns.moved)

@@ -2,10 +2,12 @@
 
 import asyncio
 import gc
+import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from typing import Any
 
 import prometheus_client
 import structlog
@@ -65,6 +67,22 @@ async def _run(service: str, serve: Serve) -> None:
         await stopping.wait()
         log.info("service_stopping", service=service)
     log.info("service_stopped", service=service)
+
+
+def stop() -> None:
+    """Stop this process as if it were told to from outside."""
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def vital(task: "asyncio.Task[Any]") -> None:
+    """Stop this process if the task ends by an error: without it, the rest of the process would only look alive."""
+
+    def ended(_: "asyncio.Task[Any]") -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.critical("vital_task_failed", exc_info=error)
+            stop()
+
+    task.add_done_callback(ended)
 
 
 class Repeated:

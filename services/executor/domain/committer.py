@@ -141,10 +141,11 @@ class Committer:
         self._closing = False
         self._serving: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        """Begin to serve."""
+    def start(self) -> "asyncio.Task[None]":
+        """Begin to serve; the task that does, until `stop`."""
         _QUEUED.set_function(lambda: self.queued)
         self._serving = asyncio.create_task(self._serve())
+        return self._serving
 
     async def stop(self) -> None:
         """Finish what is queued, then end."""

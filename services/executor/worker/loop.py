@@ -106,8 +106,8 @@ class Worker:
         self.heard = asyncio.Event()
         """An executor has answered a heartbeat."""
 
-    async def start(self) -> None:
-        """Make known to an executor that this worker lives, then take work."""
+    async def start(self) -> "list[asyncio.Task[None]]":
+        """Make known to an executor that this worker lives, then take work; the tasks that do, until `drain`."""
         self._serving = [
             asyncio.create_task(self._beat()),
             asyncio.create_task(self._send_reports()),
@@ -117,6 +117,7 @@ class Worker:
         self._pulling = [asyncio.create_task(wakeups.run()) for wakeups in self._wakeups]
         self._taking = asyncio.create_task(self._takes.run())
         self._taking.add_done_callback(lambda _: self._progress.set())
+        return [*self._serving, *self._pulling, self._taking]
 
     def reconnected(self) -> None:
         """The connection to NATS is another one: what was asked for on the old one will not come."""

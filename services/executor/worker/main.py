@@ -3,7 +3,6 @@
 import asyncio
 import os
 import platform
-import signal
 import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -22,7 +21,7 @@ from services.executor.worker.suspects import ALONE, IDLE_SECONDS, Suspects, par
 from services.executor.worker.watchdog import MemoryWatch, watch_loop
 from services.kit import nats
 from services.kit.grpc_server import GrpcServer
-from services.kit.lifecycle import run, serve_metrics
+from services.kit.lifecycle import run, serve_metrics, stop, vital
 
 log = structlog.get_logger(__name__)
 
@@ -104,7 +103,8 @@ async def _start(
     served.append(worker)
     # What a node execution's `worker` says, for who looks for its log or its process; before it takes any.
     log.info("worker_starting", worker_id=worker.worker_id, pid=os.getpid(), queues=names)
-    await worker.start()
+    for task in await worker.start():
+        vital(task)
     stop_seconds = settings.drain_seconds + LAST_REPORTS_SECONDS + _STOP_GRACE_SECONDS
     suspects = [Suspects(client, queue, stop_seconds=stop_seconds) for queue in watched]
     served += suspects
@@ -143,11 +143,6 @@ def _watch(
         stack.callback(watch.stop)
     # Last, so that it is done first: the watches go on meanwhile.
     stack.push_async_callback(drain)
-
-
-def stop() -> None:
-    """Stop as if told to from outside."""
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def main() -> None:

@@ -22,6 +22,20 @@ async def serve(stack):
 
 run("test", serve)
 """
+FAIL = """
+import asyncio
+from services.kit.lifecycle import run, vital
+
+async def fail():
+    await asyncio.sleep(0.1)
+    raise LookupError("nobody has foreseen this")
+
+async def serve(stack):
+    stack.callback(print, "stopped in order")
+    vital(asyncio.create_task(fail()))
+
+run("test", serve)
+"""
 LOG = r"""
 import logging, sys
 import structlog
@@ -85,3 +99,11 @@ def test_what_strangers_wrote_makes_no_line_and_no_command_of_its_own(form: str)
             assert json.loads(line)["request_id"] == "req-1"
         else:
             assert "req-1" in line
+
+
+def test_a_process_ends_in_order_when_a_task_fails_that_it_cannot_do_without() -> None:
+    done = run(FAIL)
+    assert done.returncode == 0, done.stderr
+    assert "stopped in order" in done.stdout
+    (failed,) = [line for line in done.stdout.splitlines() if "vital_task_failed" in line]
+    assert "nobody has foreseen this" in failed
