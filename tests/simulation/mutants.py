@@ -178,7 +178,7 @@ MUTANTS = (
         "claim",
         "for ready in unplaced]\n",
         "for ready in unplaced if ready.ref in placed]\n",
-        first=1000,
+        first=860,
     ),
 )
 

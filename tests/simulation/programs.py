@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from contextlib import AsyncExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
@@ -145,7 +144,6 @@ class Executor(Program):
     async def serve(self) -> None:
         """See Program."""
         executor_id = str(new_id())
-        self._repeated = AsyncExitStack()
         store = SimulatedStore(self.world.connections)
         versions = Versions(store, self.world.workflows, partial(graph_from_definition, kinds=KINDS))
         watchers = Watchers()
@@ -187,8 +185,10 @@ class Executor(Program):
         self._workers = WorkerTransport(client, jobs, idle_workers, cast("Any", _Grants()), executor_id)
         await self._workers.start()
         sweeper = Sweeper(store, ready, committer, bus, interval=SWEEP_SECONDS, lease_seconds=LEASE_SECONDS)
-        for what, step in (("turns", turns.step), ("sweep", sweeper.step), ("refill", self._refill.step)):
-            await self._repeated.enter_async_context(Repeated(what, step, pause=SWEEP_SECONDS))
+        steps = (("turns", turns.step), ("sweep", sweeper.step), ("refill", self._refill.step))
+        self._repeated = [Repeated(what, step, pause=SWEEP_SECONDS) for what, step in steps]
+        for each in self._repeated:
+            await each.__aenter__()
         self._keeping = asyncio.create_task(keeper.run(client))
         self.runs = runs
 
@@ -197,7 +197,9 @@ class Executor(Program):
         if self.runs is not None:
             self.runs = None
             self._keeping.cancel()
-            await self._repeated.aclose()
+            # No exit stack: when the process is killed meanwhile, it would go on with the next one.
+            for each in reversed(self._repeated):
+                await each.__aexit__()
             await self._workers.stop()
             await self._committer.stop()
 

@@ -14,14 +14,14 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
-from services.executor.domain import admission, committer, dispatch, jobs, refill, sweeper, turns, versions
+from services.executor.domain import admission, committer, dispatch, jobs, sweeper, turns, versions, windows
 from services.executor.domain.runs import Runs
 from services.executor.domain.store import UnstorableError
 from services.executor.engine import advance
 from services.executor.transport import bus, workers
 from services.executor.worker import executor_client, runner, wakeups
 from services.executor.worker import loop as worker_loop
-from services.kit import ids
+from services.kit import ids, lifecycle
 from services.kit.errors import UnavailableError
 from tests.simulation.clients import People
 from tests.simulation.database import Change, Database
@@ -45,9 +45,9 @@ _LOGGING = (
     committer,
     dispatch,
     jobs,
-    refill,
     sweeper,
     turns,
+    lifecycle,
     bus,
     workers,
     executor_client,
@@ -308,7 +308,7 @@ def _in_the_world(world: World) -> Iterator[None]:
     """Ids and log lines of the real code come from, and go to, the simulation; its limits are near in some seeds."""
     ids_rng = Random(world.seed)  # noqa: S311
     log = _Log(world)
-    patches: list[Any] = [patch.object(module, "log", log) for module in _LOGGING if hasattr(module, "log")]
+    patches: list[Any] = [patch.object(module, "log", log) for module in _LOGGING]
     patches.append(patch.object(ids, "os", SimpleNamespace(urandom=ids_rng.randbytes)))
     patches.append(patch.object(ids, "time", SimpleNamespace(time_ns=lambda: int(world.loop.now * 1e9))))
     for module in (jobs, bus, versions):
@@ -319,8 +319,8 @@ def _in_the_world(world: World) -> Iterator[None]:
     patches.append(patch.object(committer, "_CACHE_BYTES", world.rng.choice((0, 2**28, 2**28))))
     patches.append(patch.object(committer, "_WAITING_BYTES", world.rng.choice((0, 2**24))))
     tight = world.tight
-    patches.append(patch.object(dispatch, "MIN_WINDOW", tight.min_window))
-    patches.append(patch.object(dispatch, "MAX_WINDOW", tight.max_window))
+    patches.append(patch.object(windows, "MIN_WINDOW", tight.min_window))
+    patches.append(patch.object(windows, "MAX_WINDOW", tight.max_window))
     patches.append(patch.object(dispatch, "_TAKEN_AT_ONCE", tight.places_at_once))
     patches.append(patch.object(dispatch, "PLACE_SECONDS", tight.place_seconds))
     for one in patches:

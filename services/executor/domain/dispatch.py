@@ -21,7 +21,7 @@ from services.executor.domain.flows import Flow, Ready
 from services.executor.domain.limits import NO_LIMITS, ProjectLimits
 from services.executor.domain.model import NodeRef
 from services.executor.domain.rates import Rates
-from services.executor.domain.windows import MAX_WINDOW, MIN_WINDOW, Window, Windows
+from services.executor.domain.windows import Window, Windows
 from services.executor.queues import is_alone
 
 log = structlog.get_logger(__name__)
@@ -207,8 +207,7 @@ class Dispatcher:
         for flow in (flow for window in self.windows for flow in window.waiting):
             flow.weight = limits.get(flow.project_id, NO_LIMITS).weight
         for queue, capacity in capacities.items():
-            share = -(-capacity // self._executors)
-            self.windows[queue].capacity = min(max(share, MIN_WINDOW), MAX_WINDOW)
+            self.windows[queue].resize(-(-capacity // self._executors))
         self._rates.configure(limits, self._executors)
 
     def tick(self) -> None:

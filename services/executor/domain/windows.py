@@ -10,6 +10,7 @@ from services.executor.domain.flows import Ready, RoundRobin
 from services.executor.domain.model import NodeRef
 
 MIN_WINDOW, MAX_WINDOW = 16, 5000
+"""Wake-ups of one queue by one executor."""
 
 _QUEUED = Histogram(
     "headrace_executor_queued_seconds",
@@ -42,6 +43,10 @@ class Window:
         self.denied = 0
         """Workers' slots that were freed for others and not used by a claim yet."""
         self.queued = _QUEUED.labels(queue)
+
+    def resize(self, capacity: int) -> None:
+        """Take so many wake-ups from now on, within bounds."""
+        self.capacity = min(max(capacity, MIN_WINDOW), MAX_WINDOW)
 
     def sent_of_others(self, project_id: str) -> int:
         """Wake-ups sent for other projects than this."""
