@@ -112,6 +112,7 @@ class Repeated:
             except DomainError as error:
                 log.warning(f"{self._what}_failed", reason=error.reason)
             except Exception:
+                # Nobody else goes on with it: one step that nobody foresaw must not be the last.
                 log.exception(f"{self._what}_failed")
             await asyncio.sleep(seconds)
 

@@ -24,7 +24,7 @@ from services.kit.ids import new_id
 from services.kit.lifecycle import Repeated
 from services.kit.postgres import open_pool
 from tests.support import backends
-from tests.support.executors import Executor, a_refill, a_version, own_queue
+from tests.support.executors import Executor, a_refill, a_version, committing, own_queue
 
 _AT_A_TIME = 500
 
@@ -46,9 +46,7 @@ async def main(runs: int, seconds: float) -> None:
         lease_seconds=settings.lease_seconds,
     )
     refill = a_refill(executor, own_queue(), interval=settings.sweep_seconds)
-    async with AsyncExitStack() as stack:
-        executor.committer.start()
-        stack.push_async_callback(executor.committer.stop)
+    async with committing(executor), AsyncExitStack() as stack:
         for what, step in (("sweep", sweeper.step), ("refill", refill.step), ("turns", executor.turns.step)):
             await stack.enter_async_context(Repeated(what, step, pause=settings.sweep_seconds))
         config = {"title": "Go on?", "timeout_seconds": 3600}

@@ -133,9 +133,11 @@ async def committing(*executors: Executor) -> AsyncIterator[None]:
     """The committers run while inside."""
     for executor in executors:
         executor.committer.start()
-    yield
-    for executor in executors:
-        await executor.committer.stop()
+    try:
+        yield
+    finally:
+        for executor in executors:
+            await executor.committer.stop()
 
 
 async def a_version(

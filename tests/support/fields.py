@@ -25,7 +25,7 @@ from services.kit.identity import CallerTokens
 from services.kit.ids import new_id
 from services.kit.lifecycle import Repeated
 from services.kit.postgres import open_pool
-from tests.support.executors import Executor, a_refill
+from tests.support.executors import Executor, a_refill, committing
 
 QUEUE = "default"
 Handler = Callable[[Context], Awaitable[None]]
@@ -131,8 +131,7 @@ async def _serve(stack: AsyncExitStack, executor: Executor, client: Client, toke
     sweeper = Sweeper(
         executor.store, executor.ready, executor.committer, executor.bus, interval=0.25, lease_seconds=2.0
     )
-    executor.committer.start()
-    stack.push_async_callback(executor.committer.stop)
+    await stack.enter_async_context(committing(executor))
     for what, step in (("sweep", sweeper.step), ("refill", refill.step), ("turns", executor.turns.step)):
         await stack.enter_async_context(Repeated(what, step, pause=0.25))
     workers = WorkerTransport(client, executor.jobs, executor.idle_workers, tokens, executor.bus.executor_id)

@@ -36,6 +36,8 @@ _GRANT_GRACE_SECONDS = 60
 _GRANT_STEP_SECONDS = 30
 """Grants end on multiples of this, so that the jobs of one run share them, here and where they are verified."""
 _MAX_GRANTS = 4096
+_STOP_SECONDS = 5.0
+"""For requests under way at the end: longer than a commit takes, and not for ever if nobody commits any more."""
 
 Answer = Callable[[bytes], Awaitable[bytes]]
 
@@ -79,14 +81,18 @@ class WorkerTransport:
             self._subscriptions.append(await self._client.subscribe(shared, queue=streams.EXECUTORS, cb=hear))
 
     async def stop(self) -> None:
-        """Take no more requests and finish those under way."""
+        """Take no more requests and finish those under way, unless they cannot be: their workers ask again."""
         for subscription in self._subscriptions:
             try:
                 await subscription.unsubscribe()
             except NatsError as error:
                 log.info("unsubscribe_failed", error=repr(error))
         self._idle_workers.close()
-        await asyncio.gather(*self._under_way, return_exceptions=True)
+        if self._under_way:
+            _, left = await asyncio.wait(self._under_way, timeout=_STOP_SECONDS)
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
 
     def _listener(self, verb: str, answer: Answer) -> Callable[[Msg], Awaitable[None]]:
         async def hear(message: Msg) -> None:
