@@ -14,6 +14,9 @@ from services.kit.errors import InvalidArgumentError, Violation
 MAX_DEPTH = 64
 MAX_VALUES = 200_000
 
+_SAFE = frozenset({int, bool, type(None)})
+"""Types with no value that could be refused."""
+
 _Place: TypeAlias = "tuple[str | int, _Place | None]"
 """A key or index, and the place of what holds it; None at the top."""
 
@@ -53,14 +56,15 @@ def check(value: Any, *, max_values: int = MAX_VALUES, max_characters: int | Non
                 if not isinstance(key, str):
                     raise _refused("INVALID_KEY", "Object keys must be text.", _path(place))
                 _check_text(key, place)
-                stack.append((child, (key, place), depth + 1))
+                if type(child) not in _SAFE:
+                    stack.append((child, (key, place), depth + 1))
         elif isinstance(item, list | tuple):
             seen += len(item)
             if seen <= max_values:
                 stack.extend(
                     (child, (index, place), depth + 1)
                     for index, child in enumerate(item)
-                    if type(child) is not float or not math.isfinite(child)
+                    if type(child) not in _SAFE and (type(child) is not float or not math.isfinite(child))
                 )
         else:
             _check_scalar(item, place)
