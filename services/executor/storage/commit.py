@@ -97,7 +97,7 @@ moved AS (
         answer = excluded.answer, due_at = excluded.due_at,
         project_id = coalesce(excluded.project_id, n.project_id), priority = excluded.priority,
         queued_at = CASE WHEN excluded.status = 2 THEN now() ELSE n.queued_at END,
-        started_at = CASE WHEN excluded.status = 3 THEN now() ELSE n.started_at END,
+        started_at = CASE WHEN excluded.status = 3 THEN now() ELSE coalesce(n.started_at, excluded.started_at) END,
         finished_at = excluded.finished_at
 ), freed AS (
     DELETE FROM executor.places AS p USING (
