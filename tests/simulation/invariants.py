@@ -12,7 +12,7 @@ from headrace.executor.v1 import worker_pb2 as pb
 from tests.property.reference_interpreter import Expected
 from tests.simulation.database import READY, RUNNING, WAITING, Change, Database, Row
 from tests.simulation.trace import Trace, Violation
-from tests.simulation.work import Ledger
+from tests.simulation.work import Execution, Ledger
 from tests.simulation.workload import Case
 
 PENDING = 1
@@ -82,9 +82,26 @@ class Checker:
         if number is None or (old is not None and _execution(old) == number):
             return
         execution = self._ledger.executions[number]
-        holder = (old["worker"], old["epoch"], old["status"]) if old else None
-        if (execution.worker, execution.epoch, RUNNING) != holder or execution.name != name:
-            self._fail("old epochs write nothing", f"{name} has the result of {execution}, the row was {holder}")
+        # What changes nothing outside may be claimed by the commit that has its result.
+        row = old if old is not None and old["status"] == RUNNING else new
+        is_right = row is old or _reads(new)
+        if not is_right or execution != Execution(name, row["worker"], row["epoch"], row["claim_id"]):
+            self._fail("old epochs write nothing", f"{name} has the result of {execution}, the row was {row}")
+        seen = _seen(new)
+        if seen is not None and seen not in map(_execution, self._rows(new["run_id"])):
+            self._fail("results rest on what is recorded", f"{name} has seen execution {seen}, which is not recorded")
+
+    # At every effect.
+
+    def acted(self, execution: Execution) -> None:
+        """A handler acts on the outside: its claim is committed."""
+        run_id, *_ = execution.name
+        row = self._database.nodes.get(run_id, {}).get(execution.name)
+        is_claimed = row is not None and (
+            row["epoch"] > execution.epoch or (row["epoch"], row["worker"]) == (execution.epoch, execution.worker)
+        )
+        if not is_claimed:
+            self._fail("claimed, then done", f"{execution} acts, the row is {row}")
 
     def _wakeable(self, run: Row) -> None:
         rows = self._database.nodes.get(run["id"], {}).values()
@@ -203,7 +220,7 @@ class Checker:
             self._fail("recorded once", f"run {run['id']} counts {run['model_calls']} calls of {len(results)} results")
         for row in rows:
             name = row["run_id"], row["node_key"], row["item_path"]
-            if row in results and name not in self._ledger.keys:
+            if row in results and not _reads(row) and name not in self._ledger.keys:
                 self._fail("one effect", f"{name} succeeded and had no effect")
             if row["status"] == SKIPPED and name in self._ledger.keys:
                 self._fail("one effect", f"{name} was skipped and had an effect")
@@ -216,6 +233,18 @@ class Checker:
 
     def _fail(self, invariant: str, text: str) -> None:
         self._report(Violation(invariant, text))
+
+
+def _reads(row: Row) -> bool:
+    """Whether a row of a node whose handler was called is of one without effects."""
+    return bool(row["input"]) and bool(orjson.loads(row["input"]).get("reads"))
+
+
+def _seen(row: Row) -> int | None:
+    """Number of the handler call whose result was there for this one's config."""
+    value = orjson.loads(row["input"]).get("value") if row["input"] else None
+    output = value.get("output") if isinstance(value, dict) else None
+    return output.get("execution") if isinstance(output, dict) else None
 
 
 def _execution(row: Row) -> int | None:

@@ -24,7 +24,7 @@ from services.executor.domain import (
     turns,
     windows,
 )
-from services.executor.engine import decide
+from services.executor.engine import decide, graph
 from services.executor.storage import limits
 from services.executor.storage import turns as turn_store
 from services.executor.worker import loop as worker_loop
@@ -104,7 +104,9 @@ MUTANTS = (
         "accepted before the commit",
         runs.Runs,
         "_accept",
-        "view = await self._committer.submit_new(run_id, new, make, begin, lambda state, _: _view(state, new))",
+        "view = await self._committer.submit_new(\n"
+        "            run_id, new, make, begin, lambda state, _: _view(state, new), patience=patience\n"
+        "        )",
         "self._committer.submit_new(run_id, new, make, begin, lambda state, _: None)\n"
         "        early = make()\n"
         "        early.times = type('Times', (), dict.fromkeys(('created_at', 'started_at', 'finished_at')))\n"
@@ -133,9 +135,20 @@ MUTANTS = (
         "if is_committed and is_held_by",
         "if is_held_by",
     ),
+    Mutant("a result belongs to no claim", jobs, "_record", "report.claim_id and (", "False and ("),
+    Mutant("a claim has no past", jobs, "claims_behind", "{first}>", "behind>", first=1640),
     Mutant(
-        "given without a place", dispatch.Dispatcher, "may_give", "return project_id not in self._limits and", "return"
+        "effects begin early", idle_workers.IdleWorkers, "give", "waiting.takes_early and may_begin_early(node)", "True"
     ),
+    Mutant(
+        "effects are chained",
+        graph.Graph,
+        "_walk_reads",
+        " or not self.nodes[targets[0]].may_begin_early",
+        "",
+        first=260,
+    ),
+    Mutant("given without a place", dispatch.Dispatcher, "may_give", " and project_id not in self._limits", ""),
     Mutant("a claim needs no place", dispatch.Dispatcher, "needs_place", "limits is None or", "True or"),
     Mutant("a place is believed in for ever", dispatch.Dispatcher, "needs_place", "> PLACE_SECONDS / 2", "> 1e9"),
     Mutant(

@@ -235,6 +235,7 @@ class WorkerProgram(Program):
             slots=self.world.rng.choice((1, 2, 8)),
             heartbeat_seconds=HEARTBEAT_SECONDS,
             host="simulated",
+            clock=lambda: self.world.loop.now,
         )
         runner.worker_id = self._worker.worker_id
         await self._worker.start()

@@ -28,8 +28,8 @@ from services.executor.transport.convert import node_kind
 from services.executor.worker.runner import Runner
 from tests.simulation.trace import Trace, Violation
 
-_CLAIM: ContextVar[tuple[str, int]] = ContextVar("claim")
-"""Worker and epoch under which a handler runs."""
+_CLAIM: ContextVar[tuple[str, int, str]] = ContextVar("claim")
+"""Worker, epoch and claim under which a handler runs."""
 
 Name = tuple[UUID, str, str]
 """Run, node key, item path."""
@@ -42,6 +42,7 @@ class Execution:
     name: Name
     worker: str
     epoch: int
+    claim_id: str
 
 
 class Ledger:
@@ -51,6 +52,8 @@ class Ledger:
         self.executions: list[Execution] = []
         self.keys: dict[Name, str] = {}
         """Key of each node execution's effect."""
+        self.observe: Callable[[Execution], None] = lambda _: None
+        """Told of each effect."""
         self._owners: dict[str, Name] = {}
         self._trace = trace
         self._fail = fail
@@ -58,8 +61,7 @@ class Ledger:
 
     def begin(self, context: Context) -> int:
         """A handler is called; returns its number."""
-        worker, epoch = _CLAIM.get()
-        self.executions.append(Execution((context.run_id, context.node_key, context.item_path), worker, epoch))
+        self.executions.append(Execution((context.run_id, context.node_key, context.item_path), *_CLAIM.get()))
         return len(self.executions) - 1
 
     def kill(self, number: int) -> None:
@@ -70,6 +72,7 @@ class Ledger:
         """An effect reaches the target, which takes a key that it knows for a repetition."""
         name = self.executions[number].name
         self._trace.note(f"effect {_short(name)} execution={number}")
+        self.observe(self.executions[number])
         if self.keys.setdefault(name, key) != key:
             self._fail(Violation("one effect", f"{_short(name)} had an effect under {self.keys[name]} and under {key}"))
         if self._owners.setdefault(key, name) != name:
@@ -84,17 +87,20 @@ class WorkConfig(ConfigModel):
     before: float
     after: float
     value: Any = None
+    reads: bool = False
+    """It has no effect."""
     retry_after: float | None = None
 
 
 async def work(context: Context, config: WorkConfig) -> Result:
-    """Have an effect, then succeed or fail; the number of the execution comes back with either."""
+    """Have an effect or none, then succeed or fail; the number of the execution comes back with either."""
     ledger: Ledger = context.services
     number = ledger.begin(context)
     context.emit_token(str(number))
     if config.before:
         await asyncio.sleep(config.before)
-    ledger.effect(number, context.idempotency_key)
+    if not config.reads:
+        ledger.effect(number, context.idempotency_key)
     if config.after:
         await asyncio.sleep(config.after)
     if config.failures != -1 and context.attempt > config.failures:
@@ -117,12 +123,13 @@ async def work(context: Context, config: WorkConfig) -> Result:
 WORK = NodeType(
     name="work",
     title="Work",
-    help="Has an effect.",
+    help="Has an effect, or reads.",
     icon="hammer",
     category="test",
     config=WorkConfig,
     output={},
     handler=work,
+    effect_of=lambda config: "read" if config["reads"] else "effect",
 )
 NODE_TYPES = {node_type.name: node_type for node_type in (WORK, CONDITION, DELAY, LOOP, MAP, SWITCH, TRANSFORM)}
 KINDS = {name: node_kind(node_type) for name, node_type in NODE_TYPES.items()}
@@ -135,7 +142,7 @@ class ObservedRunner(Runner):
 
     async def run(self, job: pb.Job, emit_token: TokenSink) -> pb.Report:
         """See Runner."""
-        _CLAIM.set((self.worker_id, job.epoch))
+        _CLAIM.set((self.worker_id, job.epoch, job.claim_id))
         return await super().run(job, emit_token)
 
 

@@ -187,6 +187,7 @@ def _work(rng: Random, place: _Place) -> _Node:
         "after": rng.choice(durations),
         "value": rng.choice((None, "{{ input.n }}", "{{ run.id }}", *read)),
         "retry_after": rng.choice((None, None, 0.3)),
+        "reads": rng.random() < 0.6,
     }
     timeout = SHORT_TIMEOUT if hangs else 0.0
     when = rng.choice(("", "", "true", "error.retryable || attempt > 0"))

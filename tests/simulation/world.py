@@ -88,6 +88,7 @@ class World:
         self.server = Server(self.loop, rng, self.faults, self.trace)
         self.ledger = Ledger(self.trace, self.fail, self._kill_worker)
         self.checker = Checker(self.database, self.ledger, self.trace, self.fail)
+        self.ledger.observe = self.checker.acted
         self.database.observe = self._committed
         self.server.observe = self.checker.published
         self.tight = tight = draw(rng)

@@ -4,6 +4,9 @@ One commit is under way at a time. What comes meanwhile is applied to the runs' 
 that commit, and is written together by the next, which is sent before the callers of the last one are answered. Nobody
 waits for a batch to fill: without a commit under way, a single transition is committed at once. A run that another
 executor has moved meanwhile is read again and its transitions are repeated.
+
+A new run whose caller waits for its end anyway has patience: when all that it begins with is with workers already, it
+is committed with the first of their results, or when its time is up.
 """
 
 import asyncio
@@ -34,6 +37,8 @@ S = TypeVar("S")
 MAX_BATCH = 256
 MAX_TRIES = 20
 """Times a transition is repeated because its run kept moving."""
+_PATIENCE_FOR_WORKERS = 0.005
+"""Seconds that a new run may wait for a worker that is about to come: less than to wake one takes."""
 _CACHE_BYTES = 256 * 1024 * 1024
 _WAITING_BYTES = 16 * 1024 * 1024
 """Runs that only wait: any number of them may, and each is read again when its turn comes."""
@@ -69,6 +74,18 @@ class Giver(Protocol):
         """Claim of `state.ready`, before the commit, whose end is then told."""
         ...
 
+    def expects(self, state: RunState) -> bool:
+        """A worker is about to come for what is ready, to whom it may then be given."""
+        ...
+
+    def hand_out(self) -> None:
+        """What was given and need not wait for the end of its commit, goes."""
+        ...
+
+    def tell(self, somebody_waits: Callable[[], None]) -> None:
+        """Call this whenever a worker has come to wait."""
+        ...
+
 
 @dataclass(slots=True)
 class _Work(Generic[S, T]):
@@ -79,6 +96,8 @@ class _Work(Generic[S, T]):
     """Makes the reply once the transition is committed."""
     done: "asyncio.Future[T]"
     new: tuple[Callable[[], RunState], NewRun] | None = None
+    patience: float = 0.0
+    """Seconds."""
     result: Any = None
     tries: int = field(default=0)
 
@@ -105,6 +124,14 @@ class _Batch:
         self.outdated: frozenset[UUID] = frozenset()
         self.error: Exception | None = None
 
+    def join(self, other: "_Batch") -> None:
+        """Take in what another one holds, of other runs."""
+        self.works |= other.works
+        self.states |= other.states
+        self.new |= other.new
+        self.gifts |= other.gifts
+        self.size += other.size
+
     def take_out(self, run_id: UUID) -> list[_Work[Any, Any]]:
         """Leave a run out, which is not committed with this; its transitions, and the starts that waited for them."""
         works = self.works.pop(run_id, [])
@@ -118,6 +145,22 @@ class _Batch:
         return works
 
 
+@dataclass(slots=True)
+class _Patient:
+    """A new run that waits for its first results, or for a worker to begin with."""
+
+    batch: _Batch
+    state: RunState
+    until: float
+    """By the loop's clock; for a worker it waits less."""
+    timer: asyncio.TimerHandle | None = None
+
+    @property
+    def has_begun(self) -> bool:
+        """All that it begins with is with workers."""
+        return all(node.status is not NodeStatus.READY for node in self.state.ready)
+
+
 class Committer:
     """Applies transitions to runs and commits them."""
 
@@ -126,9 +169,11 @@ class Committer:
         self._run_states = run_states
         self._announcer = announcer
         self._giver = giver
+        giver.tell(self._give_again)
         self._queue: deque[_Work[Any, Any]] = deque()
         """What `_next` has no room for."""
         self._next = _Batch()
+        self._patient: dict[UUID, _Patient] = {}
         self._busy: dict[UUID, list[_Work[Any, Any]]] = {}
         """Runs in a commit that is under way or not answered yet, and what has come for them meanwhile."""
         self._unread: dict[UUID, list[_Work[Any, Any]]] = {}
@@ -150,6 +195,8 @@ class Committer:
     async def stop(self) -> None:
         """Finish what is queued, then end."""
         self._closing = True
+        for run_id in list(self._patient):
+            self._end_patience(run_id)
         self._wanted.set()
         if self._serving is not None:
             await self._serving
@@ -171,16 +218,21 @@ class Committer:
         make: Callable[[], RunState],
         apply: Callable[[RunState], S],
         answer: Callable[[RunState, S], T],
+        *,
+        patience: float = 0.0,
     ) -> "asyncio.Future[T]":
-        """Queue the first transition of the run that `make` makes; raises RunExistsError if its id is taken."""
+        """Queue the first transition of the run that `make` makes; raises RunExistsError if its id is taken.
+
+        It may wait so many seconds for results of what it begins with, to be committed with them.
+        """
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        return self._put(_Work(run_id, apply, answer, future, new=(make, new)))
+        return self._put(_Work(run_id, apply, answer, future, new=(make, new), patience=patience))
 
     @property
     def queued(self) -> int:
         """Transitions that wait for a commit."""
         held = (works for waiting in (self._busy, self._unread) for works in waiting.values())
-        return len(self._queue) + self._next.size + sum(map(len, held))
+        return len(self._queue) + len(self._patient) + self._next.size + sum(map(len, held))
 
     def _put(self, work: "_Work[S, T]") -> "asyncio.Future[T]":
         if self._closing:
@@ -204,10 +256,10 @@ class Committer:
             if run_id in waiting:
                 waiting[run_id].append(work)
                 return
+        self._end_patience(run_id)
         state = batch.states.get(run_id) or self._drop(run_id)
         if state is None and work.new is not None:
-            batch.new[run_id] = work.new[1]
-            self._apply(batch, work, work.new[0]())
+            self._begin(work, *work.new)
         elif state is None:
             self._unread[run_id] = [work]
             if self._reading is None:
@@ -230,11 +282,60 @@ class Committer:
             self._queue.extend(batch.take_out(work.run_id))
             _fail(work, error)
         else:
-            if state.ready and (settle_gift := self._giver.give(state)) is not None:
-                batch.gifts.setdefault(work.run_id, []).append(settle_gift)
+            self._give(batch, state)
             batch.states[work.run_id] = state
             batch.works.setdefault(work.run_id, []).append(work)
             batch.size += 1
+
+    def _begin(self, work: _Work[Any, Any], make: Callable[[], RunState], new: NewRun) -> None:
+        batch, run_id = _Batch(), work.run_id
+        batch.new[run_id] = new
+        self._apply(batch, work, make())
+        state = batch.states.get(run_id)
+        if state is None:
+            return
+        patient = _Patient(batch, state, asyncio.get_running_loop().time() + work.patience)
+        # Whether somebody else but its caller waits for the commit: a worker with what must not begin before.
+        is_urgent = not work.patience or batch.gifts or state.inline or state.status is not RunStatus.RUNNING
+        if is_urgent or not (patient.has_begun or self._giver.expects(state)):
+            self._next.join(batch)
+        else:
+            self._have_patience(patient)
+
+    def _have_patience(self, patient: _Patient) -> None:
+        loop = asyncio.get_running_loop()
+        until = patient.until if patient.has_begun else min(patient.until, loop.time() + _PATIENCE_FOR_WORKERS)
+        patient.timer = loop.call_at(until, self._lose_patience, patient.state.run_id)
+        self._patient[patient.state.run_id] = patient
+        if patient.has_begun and not self._busy:
+            loop.call_soon(self._giver.hand_out)
+
+    def _end_patience(self, run_id: UUID) -> None:
+        if run_id in self._patient:
+            patient = self._patient.pop(run_id)
+            if patient.timer is not None:
+                patient.timer.cancel()
+            self._next.join(patient.batch)
+
+    def _lose_patience(self, run_id: UUID) -> None:
+        self._end_patience(run_id)
+        self._wanted.set()
+
+    def _give(self, batch: _Batch, state: RunState) -> None:
+        if state.ready and (settle_gift := self._giver.give(state)) is not None:
+            batch.gifts.setdefault(state.run_id, []).append(settle_gift)
+
+    def _give_again(self) -> None:
+        """What is not on its way to PostgreSQL yet may still be claimed by the commit that makes it ready."""
+        for state in self._next.states.values():
+            self._give(self._next, state)
+        for patient in [each for each in self._patient.values() if not each.has_begun]:
+            self._give(patient.batch, patient.state)
+            if patient.batch.gifts:
+                self._lose_patience(patient.state.run_id)
+            elif patient.has_begun and patient.timer is not None:
+                patient.timer.cancel()
+                self._have_patience(patient)
 
     async def _read(self) -> None:
         """Read the runs that are not in memory, and apply what waits for them."""
@@ -286,6 +387,7 @@ class Committer:
             landed: _Batch | None = None
             while self._next.size:
                 batch, self._next = self._next, _Batch()
+                self._giver.hand_out()
                 batch.runs = list(batch.states)
                 self._busy |= {run_id: [] for run_id in batch.runs}
                 if landed is None:
@@ -373,6 +475,7 @@ class Committer:
             self._queue.extend(self._busy.pop(run_id))
         self._queue.extend(batch.later)
         self._take_in()
+        self._giver.hand_out()
 
     def _conclude_all(self, batch: _Batch) -> None:
         for run_id, state in batch.states.items():

@@ -136,10 +136,14 @@ class Dispatcher:
         else:
             self._unblock(project_id)
 
-    def may_give(self, project_id: str, queue: str) -> bool:
-        """Whether a worker that waits may have what becomes ready, and nobody has to have it first."""
+    def may_give(self, project_id: str, queue: str, slots: int) -> bool:
+        """Whether a worker that waits with so many slots may have what becomes ready, and nobody has to have it first.
+
+        It keeps as many for what it is woken for: who was there before and has not come yet finds one.
+        """
         window = self.windows.find(queue)
-        return project_id not in self._limits and (window is None or not (window.sent or window.waiting.size))
+        is_free = window is None or (window.sent <= slots and not window.waiting.size)
+        return is_free and project_id not in self._limits
 
     def gave(self, queue: str) -> None:
         """A worker that waited has been given what became ready."""

@@ -5,21 +5,22 @@ a place, goes by way of the dispatcher, and so does all that finds no worker wai
 """
 
 import asyncio
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 
 from services.executor.domain.committer import Settle
 from services.executor.domain.dispatch import Dispatcher
-from services.executor.domain.jobs import MAX_JOB_BYTES, Job, is_held_by, job_size, make_job
+from services.executor.domain.jobs import MAX_JOB_BYTES, Job, is_held_by, job_size, make_job, may_begin_early
 from services.executor.engine import advance, decide
 from services.executor.engine.state import NodeState, NodeStatus, RunState
 from services.kit.errors import UnavailableError
 
 WAIT_SECONDS = 0.75
 """How long a worker waits here before it is told that there is nothing: less than it waits for the answer."""
-
-
+_BACK_WITHIN = 0.02
+"""Seconds in which a worker that was given something, and has more slots, is expected to ask again."""
 _REMEMBERED_SECONDS = 60.0
 """How long the last answer to a worker is kept that asks for nothing more."""
 
@@ -37,14 +38,17 @@ class _Waiting:
     slots: int
     until: float
     """By the loop's clock. An executor that stood still does not give to who has turned to another meanwhile."""
+    takes_early: bool
     answer: "asyncio.Future[list[Job]]"
     is_open: bool = True
     is_uncertain: bool = False
     """A commit may or may not have happened: only the stored rows tell what was claimed."""
     free_bytes: int = MAX_JOB_BYTES
     reserved: int = 0
-    """Claims whose commits are under way."""
+    """Claims whose commits are waited for."""
     jobs: list[Job] = field(default_factory=list)
+    answered_at: float = -math.inf
+    """When it was answered with jobs, by the loop's clock."""
 
     def close(self) -> None:
         """Take nothing more; it is answered when what it was given is committed."""
@@ -60,6 +64,8 @@ class _Waiting:
             self.answer.exception()  # who waits for it may have gone
         else:
             self.answer.set_result(self.jobs)
+            if self.jobs:
+                self.answered_at = asyncio.get_running_loop().time()
 
 
 class IdleWorkers:
@@ -69,16 +75,20 @@ class IdleWorkers:
         self._dispatcher = dispatcher
         self._latest: dict[str, _Waiting] = {}
         """The last request of each worker: until the next one nobody knows whether its answer has arrived."""
+        self._somebody_waits: Callable[[], None] = lambda: None
 
     def knows(self, worker_id: str, number: int) -> bool:
         """What has come of a worker's request, or will: it was made here, it or a later one."""
         latest = self._latest.get(worker_id)
         return latest is not None and latest.number >= number and not latest.is_uncertain
 
-    async def wait(self, worker_id: str, number: int, queues: Iterable[str], slots: int) -> list[Job]:
+    async def wait(
+        self, worker_id: str, number: int, queues: Iterable[str], slots: int, *, takes_early: bool = False
+    ) -> list[Job]:
         """Wait for what becomes ready, up to `slots` jobs, WAIT_SECONDS at most; claimed under `claim_id(number)`.
 
-        With no slots it only ends the wait of an earlier request.
+        With `takes_early`, what changes nothing outside comes before the commit that claims it. With no slots it only
+        ends the wait of an earlier request.
 
         The same request again gets the same answer. Raises UnavailableError when it is not known what was claimed, and
         for a request older than the last.
@@ -90,10 +100,11 @@ class IdleWorkers:
             loop = asyncio.get_running_loop()
             self._forget(worker_id, loop.time())
             until = loop.time() + WAIT_SECONDS
-            waiting = _Waiting(worker_id, number, frozenset(queues), slots, until, loop.create_future())
+            waiting = _Waiting(worker_id, number, frozenset(queues), slots, until, takes_early, loop.create_future())
             self._latest[worker_id] = waiting
             if slots > 0:
                 loop.call_at(until, waiting.close)
+                self._somebody_waits()
             else:
                 waiting.close()
         return await asyncio.shield(self._latest[worker_id].answer)
@@ -107,16 +118,46 @@ class IdleWorkers:
             if node.status is not NodeStatus.READY or advance.exhausted(state, node) is not None:
                 continue
             waiting = self._waiting_for(node.queue)
-            if waiting is None or not self._dispatcher.may_give(state.project_id, node.queue):
+            if waiting is None or not self._dispatcher.may_give(state.project_id, node.queue, waiting.slots):
                 continue
             size, refusal = job_size(state, node)
             if refusal is None and size <= waiting.free_bytes:
                 decide.claim(state, node, node.epoch, worker=waiting.worker_id, claim_id=claim_id(waiting.number))
                 waiting.slots -= 1
                 waiting.free_bytes -= size
-                waiting.reserved += 1
-                given.append((waiting, node))
+                if waiting.takes_early and may_begin_early(node):
+                    job = make_job(state, node, is_early=True, may_chain=True)
+                    waiting.free_bytes -= sum(len(each.config) + len(each.variables) for each in job.chain)
+                    waiting.jobs.append(job)
+                    self._dispatcher.gave(node.queue)
+                else:
+                    waiting.reserved += 1
+                    given.append((waiting, node))
         return partial(self._settle, state, given) if given else None
+
+    def expects(self, state: RunState) -> bool:
+        """See Giver. Who was given something a moment ago asks for more before it has even begun with that."""
+        since = asyncio.get_running_loop().time() - _BACK_WITHIN
+        return all(
+            any(
+                each.answered_at > since
+                and node.queue in each.queues
+                and self._dispatcher.may_give(state.project_id, node.queue, each.slots)
+                for each in self._latest.values()
+            )
+            for node in state.ready
+            if node.status is NodeStatus.READY
+        )
+
+    def hand_out(self) -> None:
+        """See Giver. No other commit's claims may have the same name: they could be of the same node execution."""
+        for waiting in self._latest.values():
+            if waiting.jobs:
+                waiting.close()
+
+    def tell(self, somebody_waits: Callable[[], None]) -> None:
+        """See Giver."""
+        self._somebody_waits = somebody_waits
 
     def close(self) -> None:
         """Let all go: this executor is stopping."""

@@ -2,9 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 from uuid import UUID
 
 import structlog
@@ -17,17 +18,34 @@ from services.executor.domain.store import Differences, RunStore, UnstorableErro
 from services.executor.engine import advance, decide
 from services.executor.engine.containers import effect_path
 from services.executor.engine.decide import Verdict
-from services.executor.engine.state import Failure, NodeState, NodeStatus, RunState, Usage
+from services.executor.engine.state import NODE_TERMINAL, Failure, NodeState, NodeStatus, RunState, Scope, Usage
 from services.executor.engine.variables import referenced_nodes, variables_json
 from services.kit.errors import UnavailableError
 from services.kit.expressions import ExpressionError
-from services.kit.ids import derived_id
+from services.kit.ids import derived_text
 from services.kit.templates import TemplateErrors
 
 log = structlog.get_logger(__name__)
 
+MAX_CHAIN_BYTES = 128 * 1024
+"""Configs and variables of the chain behind one job."""
+MAX_CHAIN_SECONDS = 900.0
+"""Time-outs of a job and its chain together, as long as which the job's grant lives."""
 MAX_JOB_BYTES = 4 * 1024 * 1024
 """Config and variables of one job, or of all that come with one report; NATS carries messages of up to 8 MiB."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChainedJob:
+    """A node execution that a worker may go on with by itself; what it does not say is as in the job before it."""
+
+    node_key: str
+    type: str
+    config: bytes
+    variables: bytes
+    timeout_seconds: float
+    idempotency_key: str
+    claim_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +64,12 @@ class Job:
     timeout_seconds: float
     idempotency_key: str
     traceparent: str
+    claim_id: str
     queued_seconds: float = 0.0
     """How long it was ready, where that is known."""
+    is_early: bool = False
+    """It goes out before its claim is committed."""
+    chain: tuple[ChainedJob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +107,10 @@ class Report:
     outcome: Success | AttemptFailure | Release
     shown_input: bytes | None
     handler_seconds: float
+    claim_id: str = ""
+    """As in the job; empty = the epoch says enough."""
+    began: str = ""
+    """The node of the chain that the worker has gone on with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +127,15 @@ class Reported:
 
     verdict: Verdict | None
     next: list[Job]
+    goes_on: bool = False
+    """What the worker has gone on with is its own, unless it has ended in the same commit."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Reporter:
+    worker_id: str
+    free_slots: int
+    queues: frozenset[str]
 
 
 class Jobs:
@@ -182,7 +217,7 @@ class Jobs:
             node = state.find(ref.item_path, ref.node_key)
             if verdict is Verdict.STALE or node is None or not is_held_by(node, worker_id, claim_id):
                 return None
-            return make_job(state, node, woken.queued.get(ref, 0.0))
+            return self._job(state, node, woken.queued.get(ref, 0.0))
 
         return self._committer.submit(ref.run_id, apply, answer)
 
@@ -194,7 +229,7 @@ class Jobs:
             return state.find(ref.item_path, ref.node_key)
 
         def answer(state: RunState, node: NodeState | None) -> Job | None:
-            return make_job(state, node) if node is not None and is_held_by(node, worker_id, claim_id) else None
+            return self._job(state, node) if node is not None and is_held_by(node, worker_id, claim_id) else None
 
         jobs = await asyncio.gather(
             *(self._committer.submit(ref.run_id, partial(held, ref=ref), answer) for ref in refs)
@@ -205,62 +240,100 @@ class Jobs:
         self, worker_id: str, reports: Sequence[Report], *, free_slots: int, queues: frozenset[str]
     ) -> list[Reported]:
         """Record results; each answer may bring successors that were claimed for the worker in the same commit."""
-        futures = [self._report(worker_id, report, free_slots, queues) for report in reports]
-        answers: list[Reported] = []
-        for given, result in zip(reports, await asyncio.gather(*futures, return_exceptions=True), strict=True):
-            if isinstance(result, Reported):
-                answers.append(result)
-            elif isinstance(result, RunNotFoundError):
-                answers.append(Reported(Verdict.STALE, []))
-            elif isinstance(result, UnstorableError):
-                answers.append(await self._report_unstorable(worker_id, given, result))
-            else:
-                if not isinstance(result, UnavailableError):
-                    log.error("report_failed", run_id=str(given.ref.run_id), error=repr(result))
-                answers.append(Reported(None, []))
+        reporter = _Reporter(worker_id, free_slots, queues)
+        by_run: dict[UUID, list[int]] = {}
+        for place, report in enumerate(reports):
+            by_run.setdefault(report.ref.run_id, []).append(place)
+        futures = [self._report(reporter, [reports[place] for place in places]) for places in by_run.values()]
+        answers = [Reported(None, [])] * len(reports)
+        for places, result in zip(by_run.values(), await asyncio.gather(*futures, return_exceptions=True), strict=True):
+            for number, place in enumerate(places):
+                if isinstance(result, list):
+                    answers[place] = result[number]
+                elif isinstance(result, UnstorableError):
+                    answers[place] = await self._report_alone(reporter, reports[place])
+                else:
+                    answers[place] = _not_recorded(result, reports[place])
         return answers
 
-    async def _report_unstorable(self, worker_id: str, report: Report, error: UnstorableError) -> Reported:
-        """Fail an attempt whose result the database refuses, so that it neither blocks others nor is repeated."""
-        log.error("report_not_stored", run_id=str(report.ref.run_id), node_key=report.ref.node_key, error=repr(error))
+    async def _report_alone(self, reporter: _Reporter, report: Report) -> Reported:
+        """Record what may be a result that the database refuses; the attempt then fails, and is not repeated."""
+        try:
+            return (await self._report(reporter, [report]))[0]
+        except UnstorableError as error:
+            log.error("report_not_stored", run_id=str(report.ref.run_id), node=report.ref.node_key, error=repr(error))
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this report's alone
+            return _not_recorded(error, report)
         message = f"The result of node {report.ref.node_key!r} could not be stored. See the executor's log."
         failure = Failure("RESULT_NOT_STORED", message, report.ref.node_key)
         outcome = AttemptFailure(failure, None, outcome_unknown=True)
-        failed = replace(report, outcome=outcome, shown_input=None)
+        failed = replace(report, outcome=outcome, shown_input=None, began="")
         try:
-            return await self._report(worker_id, failed, 0, frozenset())
+            return (await self._report(_Reporter(reporter.worker_id, 0, frozenset()), [failed]))[0]
         except Exception as second:  # noqa: BLE001 - the worker repeats the report
             log.error("report_not_stored", run_id=str(report.ref.run_id), error=repr(second))
             return Reported(None, [])
 
-    def _report(
-        self, worker_id: str, report: Report, free_slots: int, queues: frozenset[str]
-    ) -> "asyncio.Future[Reported]":
-        successor_claim = f"{report.ref.node_key}/{report.ref.item_path}/{report.epoch}"
+    def _report(self, reporter: _Reporter, reports: Sequence[Report]) -> "asyncio.Future[list[Reported]]":
+        """Reports of one run, in their order."""
 
-        def apply(state: RunState) -> tuple[Verdict, list[NodeState]]:
-            node = state.find(report.ref.item_path, report.ref.node_key)
-            if state.is_terminal:
-                return _verdict_of_ended(node, report.epoch), []
-            before = len(state.ready)
-            # A node that cannot be found has been recorded: its scope has ended, and with it what it held is dropped.
-            verdict = Verdict.REPEATED if node is None else _record(state, node, report)
-            if verdict is Verdict.REPEATED:
-                return verdict, _claimed_by(state, worker_id, successor_claim)
-            if isinstance(report.outcome, Release) or len(state.ready) == before:
-                return verdict, []
-            if not self._dispatcher.may_continue(state.project_id, queues, is_full=free_slots <= 1):
-                return verdict, []
-            return verdict, _claim_successors(
-                state, before, worker_id, claim_id=successor_claim, free_slots=free_slots, queues=queues
-            )
+        def apply(state: RunState) -> list[tuple[Verdict, list[NodeState]]]:
+            return [self._apply_report(state, reporter, report) for report in reports]
 
-        def answer(state: RunState, result: tuple[Verdict, list[NodeState]]) -> Reported:
-            verdict, successors = result
-            held = [node for node in successors if is_held_by(node, worker_id, successor_claim)]
-            return Reported(verdict, [make_job(state, node) for node in held])
+        def answer(state: RunState, results: list[tuple[Verdict, list[NodeState]]]) -> list[Reported]:
+            return [
+                self._answer_report(state, reporter, report, *result)
+                for report, result in zip(reports, results, strict=True)
+            ]
 
-        return self._committer.submit(report.ref.run_id, apply, answer)
+        return self._committer.submit(reports[0].ref.run_id, apply, answer)
+
+    def _apply_report(self, state: RunState, reporter: _Reporter, report: Report) -> tuple[Verdict, list[NodeState]]:
+        """What becomes of a report, and what is claimed for its worker by it."""
+        ref = report.ref
+        node = state.find(ref.item_path, ref.node_key)
+        if state.is_terminal:
+            return _verdict_of_ended(node, report.epoch), []
+        before = len(state.ready)
+        # A node that cannot be found has been recorded: its scope has ended, and with it what it held is dropped.
+        verdict = Verdict.REPEATED if node is None else _record(state, node, reporter.worker_id, report)
+        if verdict is Verdict.REPEATED:
+            return verdict, _claimed_by(state, reporter.worker_id, _next_claim(report))
+        if isinstance(report.outcome, Release) or len(state.ready) == before:
+            return verdict, []
+        is_full = reporter.free_slots <= 1 and not report.began
+        if not self._dispatcher.may_continue(state.project_id, reporter.queues, is_full=is_full):
+            return verdict, []
+        return verdict, _claim_successors(
+            state,
+            before,
+            reporter.worker_id,
+            claim_id=_next_claim(report),
+            free_slots=reporter.free_slots,
+            queues=reporter.queues,
+            began=report.began,
+        )
+
+    def _answer_report(
+        self,
+        state: RunState,
+        reporter: _Reporter,
+        report: Report,
+        verdict: Verdict,
+        successors: Sequence[NodeState],
+    ) -> Reported:
+        # Most have ended in the same commit: of a chain they come together.
+        held = [node for node in successors if node.status is NodeStatus.RUNNING]
+        if not held:
+            return Reported(verdict, [])
+        claim_id = _next_claim(report)
+        held = [node for node in held if is_held_by(node, reporter.worker_id, claim_id)]
+        begun = [node for node in held if (node.spec.key, node.path) == (report.began, report.ref.item_path)]
+        return Reported(verdict, [self._job(state, node) for node in held if node not in begun], bool(begun))
+
+    def _job(self, state: RunState, node: NodeState, queued_seconds: float = 0.0) -> Job:
+        may_chain = self._dispatcher.may_continue(state.project_id, (node.queue,), is_full=False)
+        return make_job(state, node, queued_seconds, may_chain=may_chain)
 
     async def heartbeat(self, worker: WorkerLease, held: Sequence[tuple[NodeRef, int]]) -> Differences:
         """Keep a worker's claims alive, and tell it where it errs about them.
@@ -271,7 +344,19 @@ class Jobs:
         return await self._store.renew_lease(worker, held, seconds=self._lease_seconds)
 
 
-def _record(state: RunState, node: NodeState, report: Report) -> Verdict:
+def _not_recorded(error: BaseException, report: Report) -> Reported:
+    """The answer to a report that came to nothing, or whose fate nobody knows."""
+    if isinstance(error, RunNotFoundError):
+        return Reported(Verdict.STALE, [])
+    if not isinstance(error, UnavailableError):
+        log.error("report_failed", run_id=str(report.ref.run_id), error=repr(error))
+    return Reported(None, [])
+
+
+def _record(state: RunState, node: NodeState, worker_id: str, report: Report) -> Verdict:
+    is_running = node.status is NodeStatus.RUNNING
+    if is_running and report.claim_id and (worker_id, report.claim_id) != (node.worker, node.claim_id):
+        return Verdict.STALE  # of a claim that was never committed; another one may have its epoch
     verdict = _decide(state, node, report)
     if verdict is Verdict.ACCEPTED:
         node.handler_seconds = report.handler_seconds
@@ -320,16 +405,46 @@ def _claimed_by(state: RunState, worker_id: str, claim_id: str) -> list[NodeStat
     return [node for node in state.open_nodes() if is_held_by(node, worker_id, claim_id)]
 
 
+def _next_claim(report: Report) -> str:
+    """What a report claims under."""
+    ref = report.ref
+    return next(claims_behind(report.claim_id or f"{ref.node_key}/{ref.item_path}/{report.epoch}"))
+
+
+def claims_behind(claim_id: str) -> Iterator[str]:
+    """What the report of a claim claims under, what the report of that does, and so on.
+
+    The same when the report is repeated, and another for another claim: what a worker has gone on with rests on the
+    result of one claim, and belongs to no other.
+    """
+    first, _, before = claim_id.partition(">")
+    return (f"{first}>{step}" for step in count(int(before or 0) + 1))
+
+
 def _claim_successors(
-    state: RunState, before: int, worker_id: str, *, claim_id: str, free_slots: int, queues: frozenset[str]
+    state: RunState,
+    before: int,
+    worker_id: str,
+    *,
+    claim_id: str,
+    free_slots: int,
+    queues: frozenset[str],
+    began: str = "",
 ) -> list[NodeState]:
-    """Claim what this report has made ready, as far as the worker can take it; the rest is left to be published."""
+    """Claim what this report has made ready, as far as the worker can take it; the rest is left to be published.
+
+    `began`: the node that it is at already.
+    """
     taken: list[NodeState] = []
     left: list[NodeState] = []
     free_bytes = MAX_JOB_BYTES
     for node in state.ready[before:]:
         if node.status is not NodeStatus.READY:
             continue  # the scope that it was in has failed in the same transition
+        if node.spec.key == began and advance.exhausted(state, node) is None:
+            decide.claim(state, node, node.epoch, worker=worker_id, claim_id=claim_id)
+            taken.append(node)
+            continue
         if len(taken) < free_slots and node.queue in queues:
             size, refusal = job_size(state, node)
             if refusal is None and advance.exhausted(state, node) is None and size <= free_bytes:
@@ -363,7 +478,9 @@ def job_size(state: RunState, node: NodeState) -> tuple[int, Failure | None]:
     return size, Failure("JOB_TOO_LARGE", message, spec.key)
 
 
-def make_job(state: RunState, node: NodeState, queued_seconds: float = 0.0) -> Job:
+def make_job(
+    state: RunState, node: NodeState, queued_seconds: float = 0.0, *, is_early: bool = False, may_chain: bool = False
+) -> Job:
     """The job for a claimed node execution."""
     spec = node.spec
     return Job(
@@ -377,12 +494,69 @@ def make_job(state: RunState, node: NodeState, queued_seconds: float = 0.0) -> J
         config=spec.config,
         variables=variables_json(state, node.scope, spec.references),
         timeout_seconds=spec.timeout_seconds,
-        idempotency_key=str(idempotency_key(state.run_text, spec.key, effect_path(node.path))),
+        idempotency_key=idempotency_key(state.run_text, spec.key, effect_path(node.path)),
         traceparent=state.traceparent,
+        claim_id=node.claim_id,
         queued_seconds=queued_seconds,
+        is_early=is_early,
+        chain=_chain_behind(state, node) if may_chain else (),
     )
 
 
-def idempotency_key(run_id: UUID | str, node_key: str, item_path: str) -> UUID:
-    """The key of a node execution's effect: of run, node and item, never of attempt, worker or time."""
-    return derived_id(run_id, "effect", f"{node_key}\x00{item_path}")
+def may_begin_early(node: NodeState) -> bool:
+    """Whether a claimed node execution may be run before that is committed: not what may have killed a worker."""
+    return node.spec.may_begin_early and node.claims == 1
+
+
+def _chain_behind(state: RunState, node: NodeState) -> tuple[ChainedJob, ...]:
+    """What follows a claimed node execution, as far as its worker may go on with it before anybody knows.
+
+    Node executions that change nothing outside, each with the one before it as its only condition, and whose variables
+    are known but for what those before it come to. The first of them, too: a result of what acts on the outside is
+    handed in before anything else can take its worker down.
+    """
+    if not may_begin_early(node):
+        return ()
+    scope, path, chain = node.scope, effect_path(node.path), list[ChainedJob]()
+    before, claim_ids = {node.spec.key}, claims_behind(node.claim_id)
+    seconds, free_bytes = node.spec.timeout_seconds, MAX_CHAIN_BYTES
+    for position in scope.graph.reads_behind(node.position):
+        after = scope.nodes[position]
+        spec = after.spec
+        seconds += spec.timeout_seconds
+        if after.queue != node.queue or seconds > MAX_CHAIN_SECONDS or not advance.is_for_workers(state, after):
+            break
+        try:
+            references = spec.references
+        except (ExpressionError, TemplateErrors):
+            break  # it is refused when its turn comes
+        # What it reads of others would be another value later.
+        if references.all_nodes or any(_is_open(scope, key) for key in references.nodes - before):
+            break
+        variables = variables_json(state, scope, references)
+        free_bytes -= len(spec.config) + len(variables)
+        if free_bytes < 0:
+            break
+        chain.append(
+            ChainedJob(
+                spec.key,
+                spec.type,
+                spec.config,
+                variables,
+                spec.timeout_seconds,
+                idempotency_key(state.run_text, spec.key, path),
+                next(claim_ids),
+            )
+        )
+        before.add(spec.key)
+    return tuple(chain)
+
+
+def _is_open(scope: Scope, key: str) -> bool:
+    node = scope.node(key)
+    return node is not None and node.status not in NODE_TERMINAL
+
+
+def idempotency_key(run_id: str, node_key: str, item_path: str) -> str:
+    """The key of a node execution's effect, a UUID: of run, node and item, never of attempt, worker or time."""
+    return derived_text(run_id, "effect", f"{node_key}\x00{item_path}")

@@ -41,6 +41,8 @@ _EVENT_PAGE = 500
 _ATTEMPT_ENDS = frozenset(
     {"node.succeeded", "node.failed", "node.retrying", "node.requeued", "node.unknown", "node.cancelled"}
 )
+_PATIENCE_SECONDS = 0.05
+"""How long the first commit of a run may wait for results, where its caller waits for the end anyway."""
 _POLL_SECONDS = 1.0
 """How often a watcher looks by itself, in case a notice was lost."""
 
@@ -145,7 +147,8 @@ class Runs:
             )
 
         with self._watch_here(run_id) as watch:
-            view, is_repetition = await self._accept(project_id, run_id, new, make, content)
+            patience = min(wait_seconds, _PATIENCE_SECONDS)
+            view, is_repetition = await self._accept(project_id, run_id, new, make, content, patience=patience)
             if wait_seconds <= 0:
                 return view
             if is_repetition:
@@ -231,12 +234,21 @@ class Runs:
         return max(1, round(min(version.graph.timeout or self._max_run_seconds, self._max_run_seconds)))
 
     async def _accept(
-        self, project_id: UUID, run_id: UUID, new: NewRun, make: Callable[[], RunState], content: bytes
+        self,
+        project_id: UUID,
+        run_id: UUID,
+        new: NewRun,
+        make: Callable[[], RunState],
+        content: bytes,
+        *,
+        patience: float = 0.0,
     ) -> tuple[RunView, bool]:
         """Commit a new run; True with it when a repetition found it there. Raises IdempotencyKeyReusedError."""
         try:
             begin = decide.start if new.concurrency_key is None else decide.hold
-            view = await self._committer.submit_new(run_id, new, make, begin, lambda state, _: _view(state, new))
+            view = await self._committer.submit_new(
+                run_id, new, make, begin, lambda state, _: _view(state, new), patience=patience
+            )
         except RunExistsError:
             present = await self._store.get_run(project_id, run_id)
             require_same_request(present.request_hash, content)

@@ -175,7 +175,7 @@ def queue(state: RunState, node: NodeState) -> None:
 
 def is_for_workers(state: RunState, node: NodeState) -> bool:
     """Neither the engine nor an earlier run gives its result."""
-    return not node.is_inline and _recorded(state, node) is None
+    return not node.is_inline and not (state.recorded and _recorded(state, node))
 
 
 def _recorded(state: RunState, node: NodeState) -> NodeRow | None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -10,6 +11,8 @@ import orjson
 from services.kit.expressions import References, compile_expression
 from services.kit.templates import Template, compile_template
 
+MAX_CHAIN = 32
+"""Node executions that a worker may go on with by itself behind one job."""
 OUT = "out"
 ERROR = "error"
 
@@ -120,6 +123,11 @@ class Node:
         """What another run of the node may do to the outside: `pure`, `read`, `idempotent` or `effect`."""
         return self.kind.effect_of(self.config_value) if self.kind else "effect"
 
+    @cached_property
+    def may_begin_early(self) -> bool:
+        """A worker may run it before its claim is committed: another run of it does nothing to the outside."""
+        return not self.at_most_once and self.effect in ("pure", "read")
+
     @property
     def timeout_seconds(self) -> float:
         """Longest time of one attempt."""
@@ -182,6 +190,24 @@ class Graph:
         self.outgoing = tuple(tuple(edges) for edges in outgoing)
         self.incoming = tuple(incoming)
         self.entries = tuple(position for position, count in enumerate(incoming) if count == 0)
+        self._reads_behind: dict[int, tuple[int, ...]] = {}
+
+    def reads_behind(self, position: int) -> tuple[int, ...]:
+        """The nodes, MAX_CHAIN at most, that run one after another when this one succeeds: each with the one before it
+        as its only condition, and each such that it may begin early.
+        """
+        found = self._reads_behind.get(position)
+        if found is None:
+            found = self._reads_behind[position] = tuple(islice(self._walk_reads(position), MAX_CHAIN))
+        return found
+
+    def _walk_reads(self, position: int) -> Iterator[int]:
+        while True:
+            targets = [edge.target for edge in self.outgoing[position] if edge.port == OUT]
+            if len(targets) != 1 or self.incoming[targets[0]] != 1 or not self.nodes[targets[0]].may_begin_early:
+                return
+            (position,) = targets
+            yield position
 
     def has_port(self, position: int, port: str) -> bool:
         """Some edge leaves the node by that port."""

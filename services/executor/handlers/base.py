@@ -117,7 +117,9 @@ Handler = Callable[[Context, Any], Awaitable[Result]]
 
 Effect = Literal["pure", "read", "idempotent", "effect"]
 """What another run of a node does to the outside: nothing and always the same; nothing; nothing more where the target
-honours the idempotency key; it happens again."""
+honours the idempotency key; it happens again.
+
+The first two may begin before it is known whether their claim, or even their run, is ever committed."""
 
 
 @dataclass(frozen=True, slots=True)

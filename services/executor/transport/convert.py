@@ -15,7 +15,7 @@ from services.executor.domain.jobs import AttemptFailure, Job, Release, Report, 
 from services.executor.domain.model import EventView, NodeExecutionView, NodeRef, RunView
 from services.executor.engine.decide import Verdict
 from services.executor.engine.graph import Graph, Node, NodeKind, RetryPolicy, RunLimits
-from services.executor.engine.state import Failure, Usage
+from services.executor.engine.state import NO_USAGE, Failure, Usage
 from services.executor.handlers.base import NodeType
 from services.executor.handlers.registry import config_schema, output_schema
 from services.kit.ids import known_id
@@ -183,7 +183,6 @@ def ref_to_proto(ref: NodeRef, epoch: int = 0) -> worker_pb2.JobRef:
 
 def job_to_proto(job: Job, *, grant: str, executor_id: str) -> worker_pb2.Job:
     """A claimed job."""
-    milliseconds = round(job.timeout_seconds * 1000)
     queued = round(job.queued_seconds * 1_000_000)
     return worker_pb2.Job(
         ref=ref_to_proto(job.ref),
@@ -199,18 +198,39 @@ def job_to_proto(job: Job, *, grant: str, executor_id: str) -> worker_pb2.Job:
         grant=grant,
         traceparent=job.traceparent,
         executor_id=executor_id,
-        timeout=Duration(seconds=milliseconds // 1000, nanos=milliseconds % 1000 * 1_000_000),
+        timeout=_duration(job.timeout_seconds),
         queued=Duration(seconds=queued // 1_000_000, nanos=queued % 1_000_000 * 1000) if queued else None,
+        claim_id=job.claim_id,
+        early=job.is_early,
+        chain=[
+            worker_pb2.ChainedJob(
+                node_key=chained.node_key,
+                type=chained.type,
+                config=value_pb2.Json(utf8=chained.config),
+                variables=value_pb2.Json(utf8=chained.variables),
+                timeout=_duration(chained.timeout_seconds),
+                idempotency_key=chained.idempotency_key,
+                claim_id=chained.claim_id,
+            )
+            for chained in job.chain
+        ],
     )
+
+
+def _duration(seconds: float) -> Duration:
+    milliseconds = round(seconds * 1000)
+    return Duration(seconds=milliseconds // 1000, nanos=milliseconds % 1000 * 1_000_000)
 
 
 def report_from_proto(report: worker_pb2.Report) -> Report:
     """A worker's report. Raises ValueError for a malformed run id or a report without an outcome."""
     outcome: Success | AttemptFailure | Release
+    took = report.handler_time
     match report.WhichOneof("outcome"):
         case "success":
             done = report.success
-            usage = Usage(done.usage.prompt_tokens, done.usage.completion_tokens, done.usage.calls)
+            used = done.usage if done.HasField("usage") else None
+            usage = Usage(used.prompt_tokens, used.completion_tokens, used.calls) if used is not None else NO_USAGE
             outcome = Success(done.output.utf8 or b"null", done.port, usage)
         case "failure":
             failed = report.failure
@@ -229,7 +249,9 @@ def report_from_proto(report: worker_pb2.Report) -> Report:
         report.epoch,
         outcome,
         report.input.utf8 or None,
-        report.handler_time.seconds + report.handler_time.nanos / 1e9,
+        took.seconds + took.nanos / 1e9,
+        report.claim_id,
+        report.began,
     )
 
 

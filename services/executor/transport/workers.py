@@ -136,7 +136,7 @@ class WorkerTransport:
         if request.again and not self._idle_workers.knows(*take):
             jobs = await self._jobs.held_by_claim(request.worker_id, claim_id(request.number))
         if not jobs:
-            jobs = await self._idle_workers.wait(*take, request.queues, request.slots)
+            jobs = await self._idle_workers.wait(*take, request.queues, request.slots, takes_early=request.takes_early)
         return pb.TakeResponse(jobs=[self._job(job) for job in jobs]).SerializeToString()
 
     async def _report(self, data: bytes) -> bytes:
@@ -148,7 +148,11 @@ class WorkerTransport:
         response = pb.ReportResponse()
         size = 0
         for result in results:
-            answer = pb.ReportResult(status=report_status(result.verdict), next=[self._job(job) for job in result.next])
+            answer = pb.ReportResult(
+                status=report_status(result.verdict),
+                next=[self._job(job) for job in result.next],
+                goes_on=result.goes_on,
+            )
             size += answer.ByteSize()
             if size > MAX_REPLY_BYTES and response.results:
                 # Recorded already: the same report again is answered with the same jobs.
@@ -168,7 +172,8 @@ class WorkerTransport:
         ).SerializeToString()
 
     def _job(self, job: Job) -> pb.Job:
-        latest = time.time() + job.timeout_seconds + _GRANT_GRACE_SECONDS
+        seconds = job.timeout_seconds + sum(chained.timeout_seconds for chained in job.chain)
+        latest = time.time() + seconds + _GRANT_GRACE_SECONDS
         expires_at = (latest // _GRANT_STEP_SECONDS + 1) * _GRANT_STEP_SECONDS
         grant = self._grant(job.project_id, job.ref.run_id, expires_at)
         return job_to_proto(job, grant=grant, executor_id=self._executor_id)

@@ -16,6 +16,7 @@ from nats.errors import Error as NatsError
 from prometheus_client import Counter, Gauge
 
 from services.executor.transport import streams
+from services.executor.worker.chains import Batch, Chain, Held, Outgoing, held_by
 from services.executor.worker.executor_client import ExecutorClient
 from services.executor.worker.runner import Runner, failed_report
 from services.executor.worker.takes import Takes
@@ -30,6 +31,10 @@ _MAX_BATCH_BYTES = 4 * 1024 * 1024
 _REQUESTS_UNDER_WAY = 4
 """Of claims, and as many of reports."""
 _PAUSE_AFTER_FAILURE = 0.2
+_COMMIT_SECONDS = 5.0
+"""So long an early job may run whose claim is not stored."""
+_TURN_SECONDS = 0.005
+"""So long a chain may keep the event loop to itself."""
 LAST_REPORTS_SECONDS = 4.0
 """How long a worker that stops tries to hand in what it has; the rest is found by its lease."""
 _RUNNING = Gauge("headrace_worker_jobs_running", "Jobs under way.")
@@ -39,14 +44,13 @@ _FINISHED = Counter("headrace_worker_jobs_total", "Jobs run, by how they ended."
 # Looking a label up costs as much as running a small job.
 _finished = lru_cache(maxsize=1024)(_FINISHED.labels)
 
-Held = tuple[str, str, str, int]
-"""A claim: run, node key, item path, epoch."""
-
 
 @dataclass(slots=True)
 class _Running:
     job: pb.Job
     task: asyncio.Task[None]
+    chain: Chain | None
+    since: float
 
 
 class Worker:
@@ -62,6 +66,7 @@ class Worker:
         heartbeat_seconds: float,
         host: str,
         max_jobs: int = 0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`max_jobs`: after so many, `enough` is set; 0 = never."""
         self.worker_id = str(new_id())
@@ -72,18 +77,19 @@ class Worker:
         self._slots = slots
         self._heartbeat_seconds = heartbeat_seconds
         self._host = host
+        self._clock = clock
         self._running: dict[Held, _Running] = {}
-        self._unreported: set[Held] = set()
-        """What has ended, and no executor has answered its report yet."""
+        self._unreported: dict[Held, str] = {}
+        """What has ended, and no executor has answered its report yet; by which claim."""
         self._forgotten: set[Held] = set()
         """Handed back as unknown: not to be started by an answer that comes late after all."""
         self._woken: deque[Msg] = deque()
-        self._reports: deque[tuple[pb.Report, str]] = deque()
+        self._reports: deque[Outgoing] = deque()
         self._wake = asyncio.Event()
         self._report = asyncio.Event()
         self._slot_free = asyncio.Event()
         self._slot_free.set()
-        self._freed_at = time.monotonic()
+        self._freed_at = self._clock()
         self._claim_slots = asyncio.Semaphore(_REQUESTS_UNDER_WAY)
         self._report_slots = asyncio.Semaphore(_REQUESTS_UNDER_WAY)
         self._requesting: set[asyncio.Task[None]] = set()
@@ -128,7 +134,7 @@ class Worker:
         """Wait until there has been nothing to do for so long."""
         while True:
             is_busy = self._running or self._woken or self._claiming or self._reports or self._requesting
-            quiet = 0.0 if is_busy else time.monotonic() - self._freed_at
+            quiet = 0.0 if is_busy else self._clock() - self._freed_at
             if quiet >= seconds:
                 return
             await asyncio.sleep(seconds - quiet)
@@ -154,7 +160,7 @@ class Worker:
         for running in list(self._running.values()):
             self._stop(running)
             if hand_back:
-                self._hand_back(running.job, started=True)
+                self._hand_back(running.job, running.chain, started=True)
         try:
             async with asyncio.timeout(LAST_REPORTS_SECONDS):
                 while self._reports or self._requesting or (self._taking and not self._taking.done()):
@@ -167,22 +173,26 @@ class Worker:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
 
+    @property
+    def _free(self) -> int:
+        return self._slots - len(self._running) - len(self._woken) - self._claiming
+
     async def _free_slots(self, at_least: int = 1) -> int:
         """Wait for free slots; their number, or 0 when the worker drains."""
-        while (free := self._slots - len(self._running) - len(self._woken) - self._claiming) < at_least:
+        while self._free < at_least:
             if self._draining:
                 return 0
             self._slot_free.clear()
             await self._slot_free.wait()
-        return free
+        return self._free
 
     async def _slots_to_pull(self) -> int:
         free = await self._free_slots()
         return free - free // 2
 
-    async def _slots_to_take(self) -> int:
-        """Half of the free slots; the other half is for what others are woken for, too."""
-        return await self._free_slots(2) // 2
+    async def _slots_to_take(self, beside: int) -> int:
+        """Half of the free slots; the other half is for what others are woken for, too. See Takes."""
+        return (self._free - beside if beside else await self._free_slots(2)) // 2
 
     def _receive(self, message: Msg) -> None:
         self._woken.append(message)
@@ -269,16 +279,49 @@ class Worker:
             log.info("acknowledge_failed", error=repr(error))
 
     def _start(self, job: pb.Job) -> None:
-        held = (*_name(job.ref), job.epoch)
-        if held in self._running or held in self._forgotten:
+        """Run a job. Of two claims at one epoch one is committed at most: one that is goes before an early one."""
+        held = held_by(job)
+        running = self._running.get(held)
+        if held in self._forgotten or job.claim_id in (self._unreported.get(held), running and running.job.claim_id):
             return
+        if running is not None:
+            if job.early and not running.job.early:
+                return
+            self._stop(running)
         if self._draining:
             self._hand_back(job)
             return
-        task = asyncio.create_task(self._run(held, job))
-        self._running[held] = _Running(job, task)
+        chain = Chain(job) if job.chain else None
+        task = asyncio.create_task(self._run(held, job, chain))
+        self._running[held] = _Running(job, task, chain, self._clock())
 
-    async def _run(self, held: Held, job: pb.Job) -> None:
+    async def _run(self, held: Held, job: pb.Job, chain: Chain | None) -> None:
+        """Run a job, and then the chain behind it."""
+        begun = self._clock()
+        while True:
+            report = await self._attempt(job)
+            running = self._running.get(held)
+            if running is None or running.job is not job:
+                return
+            del self._running[held]
+            following = None
+            if chain is not None and not self._draining and len(self._running) < self._slots - 1:
+                following = chain.next_job(report)
+            if following is None:
+                self._freed()
+                self._queue_report(Outgoing(held, report, job.executor_id, chain))
+                return
+            report.began = following.ref.node_key
+            self._queue_report(Outgoing(held, report, job.executor_id, chain))
+            held, job = held_by(following), following
+            now = self._clock()
+            self._running[held] = _Running(job, running.task, chain, now)
+            if now - begun > _TURN_SECONDS:
+                # Handlers that never wait must not keep others from their turn.
+                await asyncio.sleep(0)
+                begun = self._clock()
+
+    async def _attempt(self, job: pb.Job) -> pb.Report:
         tokens = _Tokens(self._client, job)
         try:
             report = await self._runner.run(job, tokens.emit)
@@ -288,27 +331,25 @@ class Worker:
         self._finished += 1
         if self._finished == self._max_jobs:
             self.enough.set()
-        if self._running.pop(held, None) is not None:
-            self._freed()
-            self._queue_report(report, job.executor_id)
+        return report
 
     def _stop(self, running: _Running) -> None:
         """Forget a job; its handler is cancelled and its result dropped."""
-        self._running.pop((*_name(running.job.ref), running.job.epoch), None)
+        self._running.pop(held_by(running.job), None)
         running.task.cancel()
         self._freed()
 
     def _freed(self) -> None:
-        self._freed_at = time.monotonic()
+        self._freed_at = self._clock()
         self._slot_free.set()
 
-    def _hand_back(self, job: pb.Job, *, started: bool = False) -> None:
-        release = pb.Release(started=started)
-        self._queue_report(pb.Report(ref=job.ref, epoch=job.epoch, release=release), job.executor_id)
+    def _hand_back(self, job: pb.Job, chain: Chain | None = None, *, started: bool = False) -> None:
+        report = pb.Report(ref=job.ref, epoch=job.epoch, release=pb.Release(started=started), claim_id=job.claim_id)
+        self._queue_report(Outgoing(held_by(job), report, job.executor_id, chain))
 
-    def _queue_report(self, report: pb.Report, executor_id: str) -> None:
-        self._unreported.add((*_name(report.ref), report.epoch))
-        self._reports.append((report, executor_id))
+    def _queue_report(self, outgoing: Outgoing) -> None:
+        self._unreported[outgoing.held] = outgoing.report.claim_id
+        self._reports.append(outgoing)
         self._report.set()
 
     async def _send_reports(self) -> None:
@@ -316,46 +357,87 @@ class Worker:
             await self._report.wait()
             self._report.clear()
             while self._reports:
-                by_executor: dict[str, list[pb.Report]] = {}
-                count = size = 0
-                while self._reports and count < MAX_BATCH and size < _MAX_BATCH_BYTES:
-                    report, executor_id = self._reports.popleft()
-                    by_executor.setdefault(executor_id, []).append(report)
-                    count, size = count + 1, size + report.ByteSize()
-                for executor_id, reports in by_executor.items():
+                batch = Batch()
+                while self._reports and batch.count < MAX_BATCH and batch.size < _MAX_BATCH_BYTES:
+                    batch.add(self._reports.popleft())
+                for executor_id, reports in batch.by_executor.items():
                     await self._request(partial(self._hand_in, reports, executor_id), self._report_slots)
 
-    async def _hand_in(self, reports: list[pb.Report], executor_id: str) -> None:
+    async def _hand_in(self, reports: list[Outgoing], executor_id: str) -> None:
         free = 0 if self._draining else max(1, (self._slots - len(self._running)) // max(1, len(reports)))
-        request = pb.ReportRequest(worker_id=self.worker_id, reports=reports, free_slots=free, queues=self._queues)
+        request = pb.ReportRequest(
+            worker_id=self.worker_id,
+            reports=[outgoing.report for outgoing in reports],
+            free_slots=free,
+            queues=self._queues,
+        )
         tries = 0
         while (response := await self._executor.report(request, executor_id, tries=tries)) is None:
             # To any executor from now on: the one that held the runs may be gone.
             tries, executor_id = tries + 1, ""
             await asyncio.sleep(_PAUSE_AFTER_FAILURE)
         again = []
-        for report, result in zip(reports, response.results, strict=True):
+        handed_in = {outgoing.held for outgoing in reports}
+        for outgoing, result in zip(reports, response.results, strict=True):
+            report, chain = outgoing.report, outgoing.chain
             if result.status == pb.REPORT_STATUS_RETRY:
-                again.append(report)
-            else:
-                self._unreported.discard((*_name(report.ref), report.epoch))
+                again.append(outgoing)
+                continue
+            self._reported(outgoing)
             if result.status == pb.REPORT_STATUS_STALE:
                 log.info("report_was_stale", run_id=report.ref.run_id, node_key=report.ref.node_key)
             for job in result.next:
                 self._start(job)
+            if chain is not None and report.began:
+                run_id, _, path, _ = outgoing.held
+                following = run_id, report.began, path, 1
+                if following not in handed_in:
+                    self._settle_chain(chain, following, goes_on=result.goes_on)
         if again:
             await asyncio.sleep(_PAUSE_AFTER_FAILURE)
-            self._requeue(again)
+        for outgoing in again:
+            outgoing.executor_id = ""
+        for chain in {outgoing.chain: None for outgoing in reports if outgoing.chain is not None}:
+            chain.is_under_way = False
+            again += chain.waiting
+            chain.waiting = []
+        self._requeue(again)
 
-    def _requeue(self, reports: list[pb.Report]) -> None:
-        for report in reports:
-            self._queue_report(report, "")
+    def _settle_chain(self, chain: Chain, held: Held, *, goes_on: bool) -> None:
+        """An executor has claimed what this worker has gone on with, or has not."""
+        running = self._running.get(held)
+        is_at_it = running is not None and running.chain is chain
+        if not goes_on:
+            chain.is_void = True
+            if running is not None and is_at_it:
+                self._stop(running)
+            for outgoing in chain.waiting:
+                self._reported(outgoing)
+            chain.waiting.clear()
+        elif running is not None and is_at_it:
+            running.job.early = False
+        elif running is None and held not in self._unreported:
+            run_id, node_key, path, epoch = held
+            log.info("chain_was_left", run_id=run_id, node_key=node_key)
+            self._hand_back(pb.Job(ref=pb.JobRef(run_id=run_id, node_key=node_key, item_path=path), epoch=epoch))
+
+    def _reported(self, outgoing: Outgoing) -> None:
+        if self._unreported.get(outgoing.held) == outgoing.report.claim_id:
+            del self._unreported[outgoing.held]
+
+    def _requeue(self, reports: list[Outgoing]) -> None:
+        """Put reports back, before all that have come since: those of a chain are handed in in their order."""
+        for outgoing in reports:
+            self._unreported[outgoing.held] = outgoing.report.claim_id
+        self._reports.extendleft(reversed(reports))
+        self._report.set()
 
     async def _beat(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             started = loop.time()
-            held = [pb.HeldJob(ref=running.job.ref, epoch=running.job.epoch) for running in self._running.values()]
+            named = dict(self._running)
+            held = [pb.HeldJob(ref=running.job.ref, epoch=running.job.epoch) for running in named.values()]
             request = pb.HeartbeatRequest(
                 worker_id=self.worker_id,
                 host=self._host,
@@ -368,20 +450,25 @@ class Worker:
             if response is not None:
                 self.heard.set()
                 self._takes.executor_id = response.executor_id
-                self._compare(response)
+                self._compare(named, response)
             # An answer that did not come has taken longer than the pause: the lease cannot wait for both.
             await asyncio.sleep(max(0.05, started + self._heartbeat_seconds - loop.time()))
 
-    def _compare(self, response: pb.HeartbeatResponse) -> None:
+    def _compare(self, named: dict[Held, _Running], response: pb.HeartbeatResponse) -> None:
         """Stop what is not this worker's any more, and hand back what is and it does not know of."""
+        now = self._clock()
         for revoked in response.revoked:
-            running = self._running.get((*_name(revoked.ref), revoked.epoch))
-            if running is not None:
+            running = named.pop(held_by(revoked), None)
+            if running is None or self._running.get(held_by(revoked)) is not running:
+                continue
+            if not running.job.early or now - running.since > _COMMIT_SECONDS:
                 log.info("job_revoked", run_id=revoked.ref.run_id, node_key=revoked.ref.node_key)
                 self._stop(running)
+        for running in named.values():
+            running.job.early = False
         asked = {held[:3] for held in self._asked}
         for forgotten in response.forgotten:
-            held = (*_name(forgotten.ref), forgotten.epoch)
+            held = held_by(forgotten)
             is_known = held in self._running or held in self._unreported or held in self._forgotten
             if not is_known and held[:3] not in asked:
                 log.warning("job_forgotten", run_id=forgotten.ref.run_id, node_key=forgotten.ref.node_key)
@@ -395,7 +482,6 @@ class _Tokens:
     def __init__(self, client: Client, job: pb.Job) -> None:
         self._client = client
         self._job = job
-        self._subject = streams.run_subject(job.ref.run_id, streams.TOKEN)
         self._index = 0
         self._publishing: set[asyncio.Task[None]] = set()
 
@@ -415,7 +501,7 @@ class _Tokens:
 
     async def _publish(self, data: bytes) -> None:
         try:
-            await self._client.publish(self._subject, data)
+            await self._client.publish(streams.run_subject(self._job.ref.run_id, streams.TOKEN), data)
         except NatsError as error:
             log.info("token_lost", error=repr(error))
 

@@ -57,11 +57,13 @@ class Runner:
 
     async def run(self, job: pb.Job, emit_token: TokenSink) -> pb.Report:
         """Run a job and report how it ended. Raises only CancelledError."""
-        report = pb.Report(ref=job.ref, epoch=job.epoch)
+        report = pb.Report(ref=job.ref, epoch=job.epoch, claim_id=job.claim_id)
         started = time.perf_counter()
         span = server_span(job.type, _parent(job.traceparent), trace.SpanKind.CONSUMER)
         # By hand: the context manager costs twice what the span does. The context is the task's own, and ends with it.
-        otel_context.attach(trace.set_span_in_context(span))
+        # A chain has one task, and unless its trace is recorded, one span that is nobody's.
+        if trace.get_current_span() is not span:
+            otel_context.attach(trace.set_span_in_context(span))
         structlog.contextvars.bind_contextvars(run_id=job.ref.run_id, node_key=job.ref.node_key, attempt=job.attempt)
         try:
             result = await self._perform(job, report, emit_token)
@@ -221,7 +223,7 @@ def failed_report(job: pb.Job, error: BaseException) -> pb.Report:
         f"Node {job.ref.node_key!r}: its handler failed with {type(error).__name__}. See the worker's log.",
         outcome_unknown=True,
     )
-    return pb.Report(ref=job.ref, epoch=job.epoch, failure=_failure(job, unexpected))
+    return pb.Report(ref=job.ref, epoch=job.epoch, claim_id=job.claim_id, failure=_failure(job, unexpected))
 
 
 def _is_being_cancelled() -> bool:

@@ -24,9 +24,12 @@ class Takes:
         worker_id: str,
         queues: Sequence[str],
         start: Start,
-        slots: Callable[[], Awaitable[int]],
+        slots: Callable[[int], Awaitable[int]],
     ) -> None:
-        """`slots` waits until there is at least one for this or the worker drains, and says how many there are."""
+        """`slots` says how many there are for this beside so many jobs that are about to begin.
+
+        Without any it waits until there is one or the worker drains.
+        """
         self._executor = executor
         self._worker_id = worker_id
         self._queues = queues
@@ -42,11 +45,31 @@ class Takes:
 
     async def run(self) -> None:
         """Take until told to end; what comes with the last answer is still handed on."""
+        jobs: Sequence[pb.Job] = ()
         try:
-            while (slots := await self._slots()) and not self._ending:
-                await self._take(slots)
+            while True:
+                slots = 0 if self._ending else await self._slots(len(jobs))
+                if slots < 1 and jobs:
+                    self._start_all(jobs)
+                    jobs = ()
+                    continue
+                if slots < 1:
+                    return
+                taking = asyncio.create_task(self._take(slots))
+                try:
+                    # More is asked for before they begin: the first to run may keep the loop to themselves for long.
+                    await asyncio.sleep(0)  # the request is made
+                    await asyncio.sleep(0)  # and sent
+                    self._start_all(jobs)
+                    jobs = await taking
+                finally:
+                    taking.cancel()
         finally:
             self._ended.set()
+
+    def _start_all(self, jobs: Sequence[pb.Job]) -> None:
+        for job in jobs:
+            self._start(job)
 
     async def end(self) -> None:
         """Take no more: unless its executor does not answer, nothing is given to this worker after this."""
@@ -59,9 +82,11 @@ class Takes:
                     await self._ended.wait()
 
     def _request(self, slots: int) -> pb.TakeRequest:
-        return pb.TakeRequest(worker_id=self._worker_id, number=self._number, slots=slots, queues=self._queues)
+        return pb.TakeRequest(
+            worker_id=self._worker_id, number=self._number, slots=slots, queues=self._queues, takes_early=True
+        )
 
-    async def _take(self, slots: int) -> None:
+    async def _take(self, slots: int) -> Sequence[pb.Job]:
         """One request, under its number and at one executor until it is answered.
 
         What was claimed by it is given to nobody else, and an executor that is slow may still be claiming by it. One
@@ -72,12 +97,9 @@ class Takes:
         tries, self._waits_at = 0, self.executor_id
         while (response := await self._executor.take(request, self._waits_at, tries=tries)) is None:
             if self._ending:
-                return
+                return ()
             tries, request.again = tries + 1, True
             self._waits_at = self._waits_at if tries < _TRIES else ""
             await asyncio.sleep(_PAUSE_AFTER_FAILURE)
         self._waits_at = None
-        for job in response.jobs:
-            self._start(job)
-        # They begin before more is asked for.
-        await asyncio.sleep(0)
+        return response.jobs

@@ -167,7 +167,7 @@ async def test_no_more_runs_of_a_key_go_on_than_its_limit_and_the_first_come_go_
         rows = await two.pool.fetch("SELECT id FROM executor.runs WHERE status IN (2, 3)")
         going.update(row[0] for row in rows)
         by_customer = Counter(customers[row[0]] for row in rows)
-        assert max(by_customer.values()) == 1
+        assert max(by_customer.values(), default=1) == 1  # the first may begin before its run is seen to
 
     two.handler = note
     await two.add_worker(slots=SLOTS)

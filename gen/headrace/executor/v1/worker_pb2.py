@@ -27,51 +27,53 @@ from headrace.common.v1 import value_pb2 as headrace_dot_common_dot_v1_dot_value
 from headrace.executor.v1 import run_pb2 as headrace_dot_executor_dot_v1_dot_run__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!headrace/executor/v1/worker.proto\x12\x14headrace.executor.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1eheadrace/common/v1/value.proto\x1a\x1eheadrace/executor/v1/run.proto\"L\n\x06JobRef\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x10\n\x08node_key\x18\x02 \x01(\t\x12\x11\n\titem_path\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x03\"H\n\x06Wakeup\x12)\n\x03job\x18\x01 \x01(\x0b\x32\x1c.headrace.executor.v1.JobRef\x12\x13\n\x0b\x65xecutor_id\x18\x02 \x01(\t\"\x9b\x03\n\x03Job\x12)\n\x03ref\x18\x01 \x01(\x0b\x32\x1c.headrace.executor.v1.JobRef\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\x12\x12\n\nproject_id\x18\x04 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x05 \x01(\t\x12\x12\n\nversion_id\x18\x06 \x01(\t\x12\x0c\n\x04type\x18\x07 \x01(\t\x12(\n\x06\x63onfig\x18\x08 \x01(\x0b\x32\x18.headrace.common.v1.Json\x12+\n\tvariables\x18\t \x01(\x0b\x32\x18.headrace.common.v1.Json\x12*\n\x07timeout\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x17\n\x0fidempotency_key\x18\x0b \x01(\t\x12\r\n\x05grant\x18\x0c \x01(\t\x12\x13\n\x0btraceparent\x18\r \x01(\t\x12\x13\n\x0b\x65xecutor_id\x18\x0e \x01(\t\x12)\n\x06queued\x18\x0f \x01(\x0b\x32\x19.google.protobuf.Duration\"_\n\x0c\x43laimRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12*\n\x04jobs\x18\x02 \x03(\x0b\x32\x1c.headrace.executor.v1.JobRef\x12\x10\n\x08\x63laim_id\x18\x03 \x01(\t\"e\n\rClaimResponse\x12\'\n\x04jobs\x18\x01 \x03(\x0b\x32\x19.headrace.executor.v1.Job\x12+\n\x05retry\x18\x02 \x03(\x0b\x32\x1c.headrace.executor.v1.JobRef\"^\n\x0bTakeRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x03\x12\r\n\x05slots\x18\x03 \x01(\x05\x12\x0e\n\x06queues\x18\x04 \x03(\t\x12\r\n\x05\x61gain\x18\x05 \x01(\x08\"7\n\x0cTakeResponse\x12\'\n\x04jobs\x18\x01 \x03(\x0b\x32\x19.headrace.executor.v1.Job\"k\n\x07Success\x12(\n\x06output\x18\x01 \x01(\x0b\x32\x18.headrace.common.v1.Json\x12\x0c\n\x04port\x18\x02 \x01(\t\x12(\n\x05usage\x18\x03 \x01(\x0b\x32\x19.headrace.common.v1.Usage\"\x89\x01\n\x0e\x41ttemptFailure\x12.\n\x07\x66\x61ilure\x18\x01 \x01(\x0b\x32\x1d.headrace.executor.v1.Failure\x12.\n\x0bretry_after\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x17\n\x0foutcome_unknown\x18\x03 \x01(\x08\"\x1a\n\x07Release\x12\x0f\n\x07started\x18\x01 \x01(\x08\"\xc4\x02\n\x06Report\x12)\n\x03ref\x18\x01 \x01(\x0b\x32\x1c.headrace.executor.v1.JobRef\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x30\n\x07success\x18\x03 \x01(\x0b\x32\x1d.headrace.executor.v1.SuccessH\x00\x12\x37\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32$.headrace.executor.v1.AttemptFailureH\x00\x12\x30\n\x07release\x18\x05 \x01(\x0b\x32\x1d.headrace.executor.v1.ReleaseH\x00\x12\'\n\x05input\x18\x06 \x01(\x0b\x32\x18.headrace.common.v1.Json\x12/\n\x0chandler_time\x18\x07 \x01(\x0b\x32\x19.google.protobuf.DurationB\t\n\x07outcome\"u\n\rReportRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12-\n\x07reports\x18\x02 \x03(\x0b\x32\x1c.headrace.executor.v1.Report\x12\x12\n\nfree_slots\x18\x03 \x01(\x05\x12\x0e\n\x06queues\x18\x04 \x03(\t\"E\n\x0eReportResponse\x12\x33\n\x07results\x18\x01 \x03(\x0b\x32\".headrace.executor.v1.ReportResult\"k\n\x0cReportResult\x12\x32\n\x06status\x18\x01 \x01(\x0e\x32\".headrace.executor.v1.ReportStatus\x12\'\n\x04next\x18\x02 \x03(\x0b\x32\x19.headrace.executor.v1.Job\"C\n\x07HeldJob\x12)\n\x03ref\x18\x01 \x01(\x0b\x32\x1c.headrace.executor.v1.JobRef\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\"\x91\x01\n\x10HeartbeatRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0c\n\x04host\x18\x02 \x01(\t\x12+\n\x04held\x18\x03 \x03(\x0b\x32\x1d.headrace.executor.v1.HeldJob\x12\x10\n\x08\x64raining\x18\x04 \x01(\x08\x12\r\n\x05slots\x18\x05 \x01(\x05\x12\x0e\n\x06queues\x18\x06 \x03(\t\"\x8a\x01\n\x11HeartbeatResponse\x12.\n\x07revoked\x18\x01 \x03(\x0b\x32\x1d.headrace.executor.v1.HeldJob\x12\x30\n\tforgotten\x18\x02 \x03(\x0b\x32\x1d.headrace.executor.v1.HeldJob\x12\x13\n\x0b\x65xecutor_id\x18\x03 \x01(\t\"^\n\tNodeToken\x12\x10\n\x08node_key\x18\x01 \x01(\t\x12\x11\n\titem_path\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\r\n\x05index\x18\x05 \x01(\x05\"0\n\x08RunMoved\x12\x15\n\rlast_sequence\x18\x01 \x01(\x03\x12\r\n\x05\x65nded\x18\x02 \x01(\x08*{\n\x0cReportStatus\x12\x1d\n\x19REPORT_STATUS_UNSPECIFIED\x10\x00\x12\x1a\n\x16REPORT_STATUS_RECORDED\x10\x01\x12\x17\n\x13REPORT_STATUS_STALE\x10\x02\x12\x17\n\x13REPORT_STATUS_RETRY\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!headrace/executor/v1/worker.proto\x12\x14headrace.executor.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1eheadrace/common/v1/value.proto\x1a\x1eheadrace/executor/v1/run.proto\"L\n\x06JobRef\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x10\n\x08node_key\x18\x02 \x01(\t\x12\x11\n\titem_path\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x03\"H\n\x06Wakeup\x12)\n\x03job\x18\x01 \x01(\x0b\x32\x1c.headrace.executor.v1.JobRef\x12\x13\n\x0b\x65xecutor_id\x18\x02 \x01(\t\"\xed\x03\n\x03Job\x12)\n\x03ref\x18\x01 \x01(\x0b\x32\x1c.headrace.executor.v1.JobRef\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\x12\x12\n\nproject_id\x18\x04 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x05 \x01(\t\x12\x12\n\nversion_id\x18\x06 \x01(\t\x12\x0c\n\x04type\x18\x07 \x01(\t\x12(\n\x06\x63onfig\x18\x08 \x01(\x0b\x32\x18.headrace.common.v1.Json\x12+\n\tvariables\x18\t \x01(\x0b\x32\x18.headrace.common.v1.Json\x12*\n\x07timeout\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x17\n\x0fidempotency_key\x18\x0b \x01(\t\x12\r\n\x05grant\x18\x0c \x01(\t\x12\x13\n\x0btraceparent\x18\r \x01(\t\x12\x13\n\x0b\x65xecutor_id\x18\x0e \x01(\t\x12)\n\x06queued\x18\x0f \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08\x63laim_id\x18\x10 \x01(\t\x12\r\n\x05\x65\x61rly\x18\x11 \x01(\x08\x12/\n\x05\x63hain\x18\x12 \x03(\x0b\x32 .headrace.executor.v1.ChainedJob\"\xda\x01\n\nChainedJob\x12\x10\n\x08node_key\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12(\n\x06\x63onfig\x18\x03 \x01(\x0b\x32\x18.headrace.common.v1.Json\x12+\n\tvariables\x18\x04 \x01(\x0b\x32\x18.headrace.common.v1.Json\x12*\n\x07timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x17\n\x0fidempotency_key\x18\x06 \x01(\t\x12\x10\n\x08\x63laim_id\x18\x07 \x01(\t\"_\n\x0c\x43laimRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12*\n\x04jobs\x18\x02 \x03(\x0b\x32\x1c.headrace.executor.v1.JobRef\x12\x10\n\x08\x63laim_id\x18\x03 \x01(\t\"e\n\rClaimResponse\x12\'\n\x04jobs\x18\x01 \x03(\x0b\x32\x19.headrace.executor.v1.Job\x12+\n\x05retry\x18\x02 \x03(\x0b\x32\x1c.headrace.executor.v1.JobRef\"s\n\x0bTakeRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x03\x12\r\n\x05slots\x18\x03 \x01(\x05\x12\x0e\n\x06queues\x18\x04 \x03(\t\x12\r\n\x05\x61gain\x18\x05 \x01(\x08\x12\x13\n\x0btakes_early\x18\x06 \x01(\x08\"7\n\x0cTakeResponse\x12\'\n\x04jobs\x18\x01 \x03(\x0b\x32\x19.headrace.executor.v1.Job\"k\n\x07Success\x12(\n\x06output\x18\x01 \x01(\x0b\x32\x18.headrace.common.v1.Json\x12\x0c\n\x04port\x18\x02 \x01(\t\x12(\n\x05usage\x18\x03 \x01(\x0b\x32\x19.headrace.common.v1.Usage\"\x89\x01\n\x0e\x41ttemptFailure\x12.\n\x07\x66\x61ilure\x18\x01 \x01(\x0b\x32\x1d.headrace.executor.v1.Failure\x12.\n\x0bretry_after\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x17\n\x0foutcome_unknown\x18\x03 \x01(\x08\"\x1a\n\x07Release\x12\x0f\n\x07started\x18\x01 \x01(\x08\"\xe5\x02\n\x06Report\x12)\n\x03ref\x18\x01 \x01(\x0b\x32\x1c.headrace.executor.v1.JobRef\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x30\n\x07success\x18\x03 \x01(\x0b\x32\x1d.headrace.executor.v1.SuccessH\x00\x12\x37\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32$.headrace.executor.v1.AttemptFailureH\x00\x12\x30\n\x07release\x18\x05 \x01(\x0b\x32\x1d.headrace.executor.v1.ReleaseH\x00\x12\'\n\x05input\x18\x06 \x01(\x0b\x32\x18.headrace.common.v1.Json\x12/\n\x0chandler_time\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08\x63laim_id\x18\x08 \x01(\t\x12\r\n\x05\x62\x65gan\x18\t \x01(\tB\t\n\x07outcome\"u\n\rReportRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12-\n\x07reports\x18\x02 \x03(\x0b\x32\x1c.headrace.executor.v1.Report\x12\x12\n\nfree_slots\x18\x03 \x01(\x05\x12\x0e\n\x06queues\x18\x04 \x03(\t\"E\n\x0eReportResponse\x12\x33\n\x07results\x18\x01 \x03(\x0b\x32\".headrace.executor.v1.ReportResult\"|\n\x0cReportResult\x12\x32\n\x06status\x18\x01 \x01(\x0e\x32\".headrace.executor.v1.ReportStatus\x12\'\n\x04next\x18\x02 \x03(\x0b\x32\x19.headrace.executor.v1.Job\x12\x0f\n\x07goes_on\x18\x03 \x01(\x08\"C\n\x07HeldJob\x12)\n\x03ref\x18\x01 \x01(\x0b\x32\x1c.headrace.executor.v1.JobRef\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\"\x91\x01\n\x10HeartbeatRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0c\n\x04host\x18\x02 \x01(\t\x12+\n\x04held\x18\x03 \x03(\x0b\x32\x1d.headrace.executor.v1.HeldJob\x12\x10\n\x08\x64raining\x18\x04 \x01(\x08\x12\r\n\x05slots\x18\x05 \x01(\x05\x12\x0e\n\x06queues\x18\x06 \x03(\t\"\x8a\x01\n\x11HeartbeatResponse\x12.\n\x07revoked\x18\x01 \x03(\x0b\x32\x1d.headrace.executor.v1.HeldJob\x12\x30\n\tforgotten\x18\x02 \x03(\x0b\x32\x1d.headrace.executor.v1.HeldJob\x12\x13\n\x0b\x65xecutor_id\x18\x03 \x01(\t\"^\n\tNodeToken\x12\x10\n\x08node_key\x18\x01 \x01(\t\x12\x11\n\titem_path\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\r\n\x05index\x18\x05 \x01(\x05\"0\n\x08RunMoved\x12\x15\n\rlast_sequence\x18\x01 \x01(\x03\x12\r\n\x05\x65nded\x18\x02 \x01(\x08*{\n\x0cReportStatus\x12\x1d\n\x19REPORT_STATUS_UNSPECIFIED\x10\x00\x12\x1a\n\x16REPORT_STATUS_RECORDED\x10\x01\x12\x17\n\x13REPORT_STATUS_STALE\x10\x02\x12\x17\n\x13REPORT_STATUS_RETRY\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'headrace.executor.v1.worker_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_REPORTSTATUS']._serialized_start=2481
-  _globals['_REPORTSTATUS']._serialized_end=2604
+  _globals['_REPORTSTATUS']._serialized_start=2855
+  _globals['_REPORTSTATUS']._serialized_end=2978
   _globals['_JOBREF']._serialized_start=155
   _globals['_JOBREF']._serialized_end=231
   _globals['_WAKEUP']._serialized_start=233
   _globals['_WAKEUP']._serialized_end=305
   _globals['_JOB']._serialized_start=308
-  _globals['_JOB']._serialized_end=719
-  _globals['_CLAIMREQUEST']._serialized_start=721
-  _globals['_CLAIMREQUEST']._serialized_end=816
-  _globals['_CLAIMRESPONSE']._serialized_start=818
-  _globals['_CLAIMRESPONSE']._serialized_end=919
-  _globals['_TAKEREQUEST']._serialized_start=921
-  _globals['_TAKEREQUEST']._serialized_end=1015
-  _globals['_TAKERESPONSE']._serialized_start=1017
-  _globals['_TAKERESPONSE']._serialized_end=1072
-  _globals['_SUCCESS']._serialized_start=1074
-  _globals['_SUCCESS']._serialized_end=1181
-  _globals['_ATTEMPTFAILURE']._serialized_start=1184
-  _globals['_ATTEMPTFAILURE']._serialized_end=1321
-  _globals['_RELEASE']._serialized_start=1323
-  _globals['_RELEASE']._serialized_end=1349
-  _globals['_REPORT']._serialized_start=1352
-  _globals['_REPORT']._serialized_end=1676
-  _globals['_REPORTREQUEST']._serialized_start=1678
-  _globals['_REPORTREQUEST']._serialized_end=1795
-  _globals['_REPORTRESPONSE']._serialized_start=1797
-  _globals['_REPORTRESPONSE']._serialized_end=1866
-  _globals['_REPORTRESULT']._serialized_start=1868
-  _globals['_REPORTRESULT']._serialized_end=1975
-  _globals['_HELDJOB']._serialized_start=1977
-  _globals['_HELDJOB']._serialized_end=2044
-  _globals['_HEARTBEATREQUEST']._serialized_start=2047
-  _globals['_HEARTBEATREQUEST']._serialized_end=2192
-  _globals['_HEARTBEATRESPONSE']._serialized_start=2195
-  _globals['_HEARTBEATRESPONSE']._serialized_end=2333
-  _globals['_NODETOKEN']._serialized_start=2335
-  _globals['_NODETOKEN']._serialized_end=2429
-  _globals['_RUNMOVED']._serialized_start=2431
-  _globals['_RUNMOVED']._serialized_end=2479
+  _globals['_JOB']._serialized_end=801
+  _globals['_CHAINEDJOB']._serialized_start=804
+  _globals['_CHAINEDJOB']._serialized_end=1022
+  _globals['_CLAIMREQUEST']._serialized_start=1024
+  _globals['_CLAIMREQUEST']._serialized_end=1119
+  _globals['_CLAIMRESPONSE']._serialized_start=1121
+  _globals['_CLAIMRESPONSE']._serialized_end=1222
+  _globals['_TAKEREQUEST']._serialized_start=1224
+  _globals['_TAKEREQUEST']._serialized_end=1339
+  _globals['_TAKERESPONSE']._serialized_start=1341
+  _globals['_TAKERESPONSE']._serialized_end=1396
+  _globals['_SUCCESS']._serialized_start=1398
+  _globals['_SUCCESS']._serialized_end=1505
+  _globals['_ATTEMPTFAILURE']._serialized_start=1508
+  _globals['_ATTEMPTFAILURE']._serialized_end=1645
+  _globals['_RELEASE']._serialized_start=1647
+  _globals['_RELEASE']._serialized_end=1673
+  _globals['_REPORT']._serialized_start=1676
+  _globals['_REPORT']._serialized_end=2033
+  _globals['_REPORTREQUEST']._serialized_start=2035
+  _globals['_REPORTREQUEST']._serialized_end=2152
+  _globals['_REPORTRESPONSE']._serialized_start=2154
+  _globals['_REPORTRESPONSE']._serialized_end=2223
+  _globals['_REPORTRESULT']._serialized_start=2225
+  _globals['_REPORTRESULT']._serialized_end=2349
+  _globals['_HELDJOB']._serialized_start=2351
+  _globals['_HELDJOB']._serialized_end=2418
+  _globals['_HEARTBEATREQUEST']._serialized_start=2421
+  _globals['_HEARTBEATREQUEST']._serialized_end=2566
+  _globals['_HEARTBEATRESPONSE']._serialized_start=2569
+  _globals['_HEARTBEATRESPONSE']._serialized_end=2707
+  _globals['_NODETOKEN']._serialized_start=2709
+  _globals['_NODETOKEN']._serialized_end=2803
+  _globals['_RUNMOVED']._serialized_start=2805
+  _globals['_RUNMOVED']._serialized_end=2853
 # @@protoc_insertion_point(module_scope)

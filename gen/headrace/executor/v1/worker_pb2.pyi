@@ -134,6 +134,9 @@ class Job(_message.Message):
     TRACEPARENT_FIELD_NUMBER: _builtins.int
     EXECUTOR_ID_FIELD_NUMBER: _builtins.int
     QUEUED_FIELD_NUMBER: _builtins.int
+    CLAIM_ID_FIELD_NUMBER: _builtins.int
+    EARLY_FIELD_NUMBER: _builtins.int
+    CHAIN_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     """Fencing number of this claim; reports carry it."""
     attempt: _builtins.int
@@ -154,6 +157,10 @@ class Job(_message.Message):
     """W3C trace context."""
     executor_id: _builtins.str
     """The executor that holds the run."""
+    claim_id: _builtins.str
+    """Names the request by which it was claimed; reports carry it. Two claims at one epoch, of which one was committed, differ in it."""
+    early: _builtins.bool
+    """It was sent before its claim was committed, and may come to nothing."""
     @_builtins.property
     def ref(self) -> Global___JobRef:
         """What was claimed."""
@@ -174,6 +181,10 @@ class Job(_message.Message):
     def queued(self) -> _duration_pb2.Duration:
         """How long it was ready before it was claimed; absent when it went to the worker at once, or its executor does not know."""
 
+    @_builtins.property
+    def chain(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChainedJob]:
+        """What the worker may go on with by itself, one after the other, as long as each ends with success by the port `out`."""
+
     def __init__(
         self,
         *,
@@ -192,14 +203,71 @@ class Job(_message.Message):
         traceparent: _builtins.str = ...,
         executor_id: _builtins.str = ...,
         queued: _duration_pb2.Duration | None = ...,
+        claim_id: _builtins.str = ...,
+        early: _builtins.bool = ...,
+        chain: _abc.Iterable[Global___ChainedJob] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "queued", b"queued", "ref", b"ref", "timeout", b"timeout", "variables", b"variables"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "config", b"config", "epoch", b"epoch", "executor_id", b"executor_id", "grant", b"grant", "idempotency_key", b"idempotency_key", "project_id", b"project_id", "queued", b"queued", "ref", b"ref", "timeout", b"timeout", "traceparent", b"traceparent", "type", b"type", "variables", b"variables", "version_id", b"version_id", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "chain", b"chain", "claim_id", b"claim_id", "config", b"config", "early", b"early", "epoch", b"epoch", "executor_id", b"executor_id", "grant", b"grant", "idempotency_key", b"idempotency_key", "project_id", b"project_id", "queued", b"queued", "ref", b"ref", "timeout", b"timeout", "traceparent", b"traceparent", "type", b"type", "variables", b"variables", "version_id", b"version_id", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Job: _TypeAlias = Job  # noqa: Y015
+
+@_typing.final
+class ChainedJob(_message.Message):
+    """ChainedJob is a node execution that follows a job and changes nothing outside, so that it may begin before its claim is made. What
+    it does not say is as in the job; epoch and attempt are 1.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_KEY_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    CONFIG_FIELD_NUMBER: _builtins.int
+    VARIABLES_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    CLAIM_ID_FIELD_NUMBER: _builtins.int
+    node_key: _builtins.str
+    """Key of the node."""
+    type: _builtins.str
+    """Node type."""
+    idempotency_key: _builtins.str
+    """Same for every attempt of this node execution."""
+    claim_id: _builtins.str
+    """Names the claim that the report of the job before it will make."""
+    @_builtins.property
+    def config(self) -> _value_pb2.Json:
+        """Config as in the definition, templates unresolved."""
+
+    @_builtins.property
+    def variables(self) -> _value_pb2.Json:
+        """As in the job; `nodes` still lacks what the jobs before it in the chain come to."""
+
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """Longest time the attempt may take."""
+
+    def __init__(
+        self,
+        *,
+        node_key: _builtins.str = ...,
+        type: _builtins.str = ...,
+        config: _value_pb2.Json | None = ...,
+        variables: _value_pb2.Json | None = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+        idempotency_key: _builtins.str = ...,
+        claim_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "timeout", b"timeout", "variables", b"variables"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim_id", b"claim_id", "config", b"config", "idempotency_key", b"idempotency_key", "node_key", b"node_key", "timeout", b"timeout", "type", b"type", "variables", b"variables"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChainedJob: _TypeAlias = ChainedJob  # noqa: Y015
 
 @_typing.final
 class ClaimRequest(_message.Message):
@@ -276,6 +344,7 @@ class TakeRequest(_message.Message):
     SLOTS_FIELD_NUMBER: _builtins.int
     QUEUES_FIELD_NUMBER: _builtins.int
     AGAIN_FIELD_NUMBER: _builtins.int
+    TAKES_EARLY_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     """Id of the worker process."""
     number: _builtins.int
@@ -286,6 +355,8 @@ class TakeRequest(_message.Message):
     """Most jobs that it takes. With 0 it ends the wait of the older one, and no more."""
     again: _builtins.bool
     """The answer to an earlier one did not come: what was claimed by it is given again."""
+    takes_early: _builtins.bool
+    """The worker takes jobs before their claims are committed, where they change nothing outside."""
     @_builtins.property
     def queues(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Queues that the worker serves."""
@@ -298,10 +369,11 @@ class TakeRequest(_message.Message):
         slots: _builtins.int = ...,
         queues: _abc.Iterable[_builtins.str] | None = ...,
         again: _builtins.bool = ...,
+        takes_early: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["again", b"again", "number", b"number", "queues", b"queues", "slots", b"slots", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["again", b"again", "number", b"number", "queues", b"queues", "slots", b"slots", "takes_early", b"takes_early", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -434,8 +506,16 @@ class Report(_message.Message):
     RELEASE_FIELD_NUMBER: _builtins.int
     INPUT_FIELD_NUMBER: _builtins.int
     HANDLER_TIME_FIELD_NUMBER: _builtins.int
+    CLAIM_ID_FIELD_NUMBER: _builtins.int
+    BEGAN_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     """As claimed."""
+    claim_id: _builtins.str
+    """As in the job; empty = the epoch says enough."""
+    began: _builtins.str
+    """Key of the node that the worker has gone on with by itself; it is to be claimed for it. Its report comes in the same request, behind
+    this one, or after the answer.
+    """
     @_builtins.property
     def ref(self) -> Global___JobRef:
         """What was claimed."""
@@ -470,10 +550,12 @@ class Report(_message.Message):
         release: Global___Release | None = ...,
         input: _value_pb2.Json | None = ...,
         handler_time: _duration_pb2.Duration | None = ...,
+        claim_id: _builtins.str = ...,
+        began: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "handler_time", b"handler_time", "input", b"input", "outcome", b"outcome", "ref", b"ref", "release", b"release", "success", b"success"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "failure", b"failure", "handler_time", b"handler_time", "input", b"input", "outcome", b"outcome", "ref", b"ref", "release", b"release", "success", b"success"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["began", b"began", "claim_id", b"claim_id", "epoch", b"epoch", "failure", b"failure", "handler_time", b"handler_time", "input", b"input", "outcome", b"outcome", "ref", b"ref", "release", b"release", "success", b"success"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["success", "failure", "release"]  # noqa: Y015
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
@@ -551,8 +633,11 @@ class ReportResult(_message.Message):
 
     STATUS_FIELD_NUMBER: _builtins.int
     NEXT_FIELD_NUMBER: _builtins.int
+    GOES_ON_FIELD_NUMBER: _builtins.int
     status: Global___ReportStatus.ValueType
     """Whether the result counts."""
+    goes_on: _builtins.bool
+    """What it has gone on with is claimed for it. If not, and that has no result of its own here, it comes to nothing."""
     @_builtins.property
     def next(self) -> _containers.RepeatedCompositeFieldContainer[Global___Job]:
         """Successors claimed for this worker in the same commit."""
@@ -562,10 +647,11 @@ class ReportResult(_message.Message):
         *,
         status: Global___ReportStatus.ValueType = ...,
         next: _abc.Iterable[Global___Job] | None = ...,
+        goes_on: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["next", b"next", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["goes_on", b"goes_on", "next", b"next", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,88 @@
+"""What a worker goes on with by itself, and the order in which it hands in what comes of it."""
+
+from __future__ import annotations
+
+import orjson
+from headrace.common.v1 import value_pb2
+from headrace.executor.v1 import run_pb2
+from headrace.executor.v1 import worker_pb2 as pb
+
+from services.executor.worker.chains import Batch, Chain, Outgoing, held_by
+
+
+def a_job(*chain: tuple[str, bytes]) -> pb.Job:
+    return pb.Job(
+        ref=pb.JobRef(run_id="r", node_key="a", item_path="each[1]"),
+        epoch=7,
+        attempt=2,
+        grant="grant",
+        claim_id="take 1",
+        variables=value_pb2.Json(utf8=b"{}"),
+        chain=[
+            pb.ChainedJob(
+                node_key=key, type="noop", variables=value_pb2.Json(utf8=variables), claim_id=f"take 1>{step}"
+            )
+            for step, (key, variables) in enumerate(chain, 1)
+        ],
+    )
+
+
+def a_success(job: pb.Job, output: bytes = b"1", port: str = "") -> pb.Report:
+    success = pb.Success(output=value_pb2.Json(utf8=output), port=port)
+    return pb.Report(ref=job.ref, epoch=job.epoch, claim_id=job.claim_id, success=success)
+
+
+def outgoing(chain: Chain, job: pb.Job, executor_id: str = "e") -> Outgoing:
+    return Outgoing(held_by(job), a_success(job), executor_id, chain)
+
+
+def test_the_next_job_is_a_first_attempt_under_a_claim_of_its_own_with_what_the_one_before_it_gave() -> None:
+    variables = b'{"nodes":{"a":{"status":"running","error":{"reason":"X"}},"z":{"status":"succeeded","output":9}}}'
+    job = a_job(("b", variables))
+    following = Chain(job).next_job(a_success(job, b'{"n":1}'))
+    assert following is not None
+    assert held_by(following) == ("r", "b", "each[1]", 1)
+    assert (following.attempt, following.claim_id, following.grant) == (1, "take 1>1", "grant")
+    assert following.early
+    assert not following.chain
+    assert orjson.loads(following.variables.utf8)["nodes"] == {
+        "a": {"status": "succeeded", "error": {"reason": "X"}, "output": {"n": 1}},
+        "z": {"status": "succeeded", "output": 9},
+    }
+
+
+def test_a_chain_goes_on_only_behind_a_success_by_its_port() -> None:
+    job = a_job(("b", b"{}"))
+    assert Chain(job).next_job(a_success(job, port="other")) is None
+    failed = pb.Report(ref=job.ref, failure=pb.AttemptFailure(failure=run_pb2.Failure(reason="X")))
+    assert Chain(job).next_job(failed) is None
+    chain = Chain(job)
+    following = chain.next_job(a_success(job))
+    assert following is not None
+    assert chain.next_job(a_success(following)) is None
+
+
+def test_reports_of_a_chain_go_together_or_wait_for_the_answer_to_those_before_them() -> None:
+    job = a_job(("b", b"{}"), ("c", b"{}"))
+    chain = Chain(job)
+    first = outgoing(chain, job)
+    second = outgoing(chain, chain.next_job(first.report) or job)
+    third = outgoing(chain, chain.next_job(second.report) or job)
+    batch = Batch()
+    batch.add(first)
+    batch.add(second)
+    assert batch.by_executor == {"e": [first, second]}
+    later = Batch()
+    later.add(third)
+    assert later.by_executor == {}
+    assert chain.waiting == [third]
+
+
+def test_reports_of_a_chain_go_to_one_executor() -> None:
+    job = a_job(("b", b"{}"))
+    chain = Chain(job)
+    first, second = outgoing(chain, job, ""), outgoing(chain, chain.next_job(a_success(job)) or job)
+    batch = Batch()
+    batch.add(first)
+    batch.add(second)
+    assert batch.by_executor == {"": [first, second]}
