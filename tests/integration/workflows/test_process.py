@@ -62,8 +62,9 @@ async def test_it_starts_without_the_executor_and_is_healthy_once_it_knows_the_t
         stdout=asyncio.subprocess.DEVNULL,
     )
     try:
-        await await_until((sockets / "alone").exists, within=40)
         async with open_channel(listen) as channel:
+            # Not until its file exists, which it does a moment before anything listens there.
+            await asyncio.wait_for(channel.channel_ready(), timeout=40)
             client = Client(WorkflowServiceStub(channel), Rpc(tokens.for_service("gateway")))
             assert not await is_healthy(channel)
             with pytest.raises(UnavailableError, match="node types"):
