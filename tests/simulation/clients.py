@@ -158,9 +158,10 @@ class People:
             return
         self._streaming[heard] = asyncio.current_task()
         try:
-            async for item in runs.follow(project_id, run_id, after):
-                if isinstance(item, EventView):
-                    self._process.call(heard.put_nowait, item)
+            async for happened in runs.follow(project_id, run_id, after):
+                for item in happened:
+                    if isinstance(item, EventView):
+                        self._process.call(heard.put_nowait, item)
         except DomainError as error:
             self._world.trace.note(f"stream broke: {error!r}")
 

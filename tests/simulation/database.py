@@ -15,10 +15,10 @@ import orjson
 
 from services.executor.domain.admission import Load
 from services.executor.domain.limits import NO_LIMITS, ProjectLimits
-from services.executor.domain.model import EventView, NodeRef, RunNotFoundError, RunView, WorkerLease
+from services.executor.domain.model import EventPage, EventView, NodeRef, RunNotFoundError, RunView, WorkerLease
 from services.executor.domain.refill import Census, FoundReady
 from services.executor.domain.store import FORGOTTEN_AFTER_SECONDS, Differences, Overdue, UnstorableError
-from services.executor.engine.state import RunTimes
+from services.executor.engine.state import RUN_TERMINAL, RunTimes
 from services.executor.storage.dispatching import EXECUTOR_LEASE_SECONDS
 from services.executor.storage.queries import _run
 from tests.simulation.places import PlaceTable
@@ -285,16 +285,17 @@ class Database:
         shown = row | _times(row)
         return _run(shown, input=row["input"], output=row["output"], request_hash=row["request_hash"])  # type: ignore[arg-type]
 
-    def list_events(self, run_id: UUID, after: int, limit: int) -> list[EventView]:
+    def list_events(self, project_id: UUID, run_id: UUID, after: int, limit: int) -> EventPage:
         """See RunStore."""
-        views = []
+        run = self.get_run(project_id, run_id)
+        views: list[EventView] = []
         for at, batch in self.events.get(run_id, []):
             for event in batch:
                 if event["sequence"] > after and len(views) < limit:
                     data = orjson.dumps(event.get("data", {}))
                     key, path = event.get("node_key", ""), event.get("item_path", "")
                     views.append(EventView(event["sequence"], event["type"], moment(at), key, path, data))
-        return views
+        return EventPage(views, run.sequence, run.status in RUN_TERMINAL)
 
 
 def _times(run: Row) -> Row:

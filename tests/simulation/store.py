@@ -10,7 +10,7 @@ from uuid import UUID
 
 from services.executor.domain.admission import Load
 from services.executor.domain.limits import ProjectLimits
-from services.executor.domain.model import EventView, NewRun, NodeRef, RunView, Version, WorkerLease
+from services.executor.domain.model import EventPage, NewRun, NodeRef, RunView, Version, WorkerLease
 from services.executor.domain.refill import Census, FoundReady
 from services.executor.domain.store import Differences, Overdue, StoredRun
 from services.executor.engine.state import RunState, RunTimes
@@ -147,9 +147,9 @@ class SimulatedStore:
         """See RunStore."""
         return await self._send("get run", lambda: self._database.get_run(project_id, run_id))
 
-    async def list_events(self, project_id: UUID, run_id: UUID, *, after: int, limit: int) -> list[EventView]:
+    async def list_events(self, project_id: UUID, run_id: UUID, *, after: int, limit: int) -> EventPage:
         """See RunStore."""
-        return await self._send("list events", lambda: self._database.list_events(run_id, after, limit))
+        return await self._send("list events", lambda: self._database.list_events(project_id, run_id, after, limit))
 
 
 class SimulatedReadyStore:

@@ -239,6 +239,17 @@ class EventView:
 
 
 @dataclass(frozen=True, slots=True)
+class EventPage:
+    """Events of a run in order, and how far it had come when they were read."""
+
+    events: list[EventView]
+    last: int
+    """Number of the run's last event."""
+    is_terminal: bool
+    """It has ended: no event comes after `last`."""
+
+
+@dataclass(frozen=True, slots=True)
 class RunFilter:
     """Which runs to list; empty fields select all."""
 

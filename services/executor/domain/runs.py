@@ -284,40 +284,39 @@ class Runs:
         await self._committer.submit(run_id, decide.cancel, lambda _, __: None)
         return await self._store.get_run(project_id, run_id)
 
-    async def follow(self, project_id: UUID, run_id: UUID, after: int) -> AsyncIterator[EventView | bytes]:
+    async def follow(self, project_id: UUID, run_id: UUID, after: int) -> AsyncIterator[list[EventView | bytes]]:
         """Numbered events after `after`, then live ones and serialised tokens, until the run's last event.
 
-        Nothing is left out and nothing comes twice, whichever executor moves the run. Tokens come only live, between
-        the start of their node's attempt and its end.
+        They come in lists of what has happened since the last. Nothing is left out and nothing comes twice, whichever
+        executor moves the run. Tokens come only live, between the start of their node's attempt and its end.
         """
         async with self._watch_everywhere(run_id) as watch:
-            ended = False
             late: list[Token] = []
             while True:
                 watch.moved.clear()
                 # Tokens that are here before the run is read belong to nodes whose start is then in its events.
                 tokens, late = late + watch.take_tokens(), []
-                # The end is read before the events: what is numbered up to then is in the events.
-                if not ended:
-                    run = await self._store.get_run(project_id, run_id)
-                    ended = run.status in RUN_TERMINAL
-                    newest = run.sequence
-                while after < newest:
-                    for event in await self._store.list_events(project_id, run_id, after=after, limit=_EVENT_PAGE):
-                        after = event.sequence
-                        if event.type in _ATTEMPT_ENDS:
-                            late += watch.take_tokens()
-                            place = event.item_path, event.node_key
-                            for token in (token for token in [*tokens, *late] if token.place == place):
-                                yield token.data
-                            tokens = [token for token in tokens if token.place != place]
-                            late = [token for token in late if token.place != place]
-                        yield event
-                for token in tokens:
-                    yield token.data
-                if ended:
+                page = await self._store.list_events(project_id, run_id, after=after, limit=_EVENT_PAGE)
+                happened: list[EventView | bytes] = []
+                for event in page.events:
+                    after = event.sequence
+                    if event.type in _ATTEMPT_ENDS:
+                        late += watch.take_tokens()
+                        place = event.item_path, event.node_key
+                        happened += [token.data for token in [*tokens, *late] if token.place == place]
+                        tokens = [token for token in tokens if token.place != place]
+                        late = [token for token in late if token.place != place]
+                    happened.append(event)
+                is_whole = after >= page.last
+                if is_whole:
+                    happened += [token.data for token in tokens]
+                else:
+                    late = tokens + late
+                if happened:
+                    yield happened
+                if is_whole and page.is_terminal:
                     return
-                if not late:
+                if is_whole and not late:
                     await _signalled(watch.moved, _POLL_SECONDS)
 
 

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from services.executor.domain.model import (
-    EventView,
+    EventPage,
     NewRun,
     NodeExecutionView,
     NodeRef,
@@ -151,6 +151,6 @@ class RunStore(Protocol):
         """Those of a run's first `limit` waits, by (node_key, item_path), that may be answered by token."""
         ...
 
-    async def list_events(self, project_id: UUID, run_id: UUID, *, after: int, limit: int) -> list[EventView]:
+    async def list_events(self, project_id: UUID, run_id: UUID, *, after: int, limit: int) -> EventPage:
         """Events after a number, in order, at least `limit` if there are so many. Raises RunNotFoundError."""
         ...

@@ -12,7 +12,7 @@ import orjson
 from asyncpg.pool import PoolConnectionProxy
 
 from services.executor.domain.model import (
-    EventView,
+    EventPage,
     NewRun,
     NodeExecutionView,
     NodeRef,
@@ -266,7 +266,7 @@ class PostgresRunStore:
 
         return await read_steadily(read)
 
-    async def list_events(self, project_id: UUID, run_id: UUID, *, after: int, limit: int) -> list[EventView]:
+    async def list_events(self, project_id: UUID, run_id: UUID, *, after: int, limit: int) -> EventPage:
         """See RunStore."""
         async with self._connection() as connection:
             return await queries.list_events(connection, project_id, run_id, after=after, limit=limit)

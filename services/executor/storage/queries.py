@@ -7,6 +7,7 @@ import asyncpg
 import orjson
 
 from services.executor.domain.model import (
+    EventPage,
     EventView,
     NodeExecutionView,
     NodeRef,
@@ -15,7 +16,7 @@ from services.executor.domain.model import (
     RunNotFoundError,
     RunView,
 )
-from services.executor.engine.state import NodeStatus, RunStatus, Usage
+from services.executor.engine.state import RUN_TERMINAL, NodeStatus, RunStatus, Usage
 from services.executor.engine.waits import takes_token
 from services.executor.storage.commit import failure_from_json
 from services.executor.storage.payloads import Connection, Contents
@@ -41,11 +42,17 @@ WHERE n.run_id = $1 AND n.status = 4 AND n.error IS NULL AND n.type IN ('approva
     AND EXISTS (SELECT FROM executor.runs WHERE id = $1 AND project_id = $2)
 ORDER BY n.node_key, n.item_path LIMIT $3
 """
+# One statement, so that the events are all that there were up to the run's last.
 _LIST_EVENTS = """
-SELECT events, at FROM executor.run_events
-WHERE run_id = $1 AND first_sequence >= coalesce(
-    (SELECT max(first_sequence) FROM executor.run_events WHERE run_id = $1 AND first_sequence <= $2 + 1), 0)
-ORDER BY first_sequence LIMIT $3
+SELECT r.status, r.sequence, e.events, e.at
+FROM executor.runs r LEFT JOIN LATERAL (
+    SELECT events, at, first_sequence FROM executor.run_events
+    WHERE run_id = $1 AND first_sequence >= coalesce(
+        (SELECT max(first_sequence) FROM executor.run_events WHERE run_id = $1 AND first_sequence <= $3 + 1), 0)
+    ORDER BY first_sequence LIMIT $4
+) e ON true
+WHERE r.id = $1 AND r.project_id = $2
+ORDER BY e.first_sequence
 """
 
 
@@ -133,13 +140,12 @@ async def list_open_waits(connection: Connection, project_id: UUID, run_id: UUID
     ]
 
 
-async def list_events(
-    connection: Connection, project_id: UUID, run_id: UUID, *, after: int, limit: int
-) -> list[EventView]:
+async def list_events(connection: Connection, project_id: UUID, run_id: UUID, *, after: int, limit: int) -> EventPage:
     """Events after a number. A row holds at least one event, so `limit` rows hold at least as many events."""
-    await _require_run(connection, project_id, run_id)
-    rows = await connection.fetch(_LIST_EVENTS, run_id, after, limit)
-    return [
+    rows = await connection.fetch(_LIST_EVENTS, run_id, project_id, after, limit)
+    if not rows:
+        raise RunNotFoundError(run_id)
+    events = [
         EventView(
             sequence=event["sequence"],
             type=event["type"],
@@ -149,9 +155,10 @@ async def list_events(
             data=orjson.dumps(event.get("data", {})),
         )
         for row in rows
-        for event in orjson.loads(row["events"])
+        for event in orjson.loads(row["events"] or b"[]")
         if event["sequence"] > after
     ]
+    return EventPage(events, rows[0]["sequence"], RunStatus(rows[0]["status"]) in RUN_TERMINAL)
 
 
 async def _require_run(connection: Connection, project_id: UUID, run_id: UUID) -> None:

@@ -46,6 +46,8 @@ from services.kit.tracing import traceparent_of
 SERVICE_NAME = "headrace.executor.v1.ExecutorService"
 MAX_WAIT_SECONDS = 60.0
 _EVENT_PAGE, _MAX_EVENT_PAGE = 200, 1000
+_FOLLOW_BYTES = 64 * 1024
+"""A message for followers holds no more, or one event."""
 _MAX_TOKENS = 100
 
 
@@ -165,18 +167,25 @@ class ExecutorServicer(ExecutorServiceServicer):
     async def ListRunEvents(self, request: pb.ListRunEventsRequest, context: Context) -> pb.ListRunEventsResponse:
         """See the contract."""
         size = page_size(request.page_size, default=_EVENT_PAGE, maximum=_MAX_EVENT_PAGE)
-        events = await self._store.list_events(
+        found = await self._store.list_events(
             _project(request.project_id), _run(request.run_id), after=request.after_sequence, limit=size + 1
         )
-        page = [event_to_proto(event) for event in events[:size]]
-        return pb.ListRunEventsResponse(events=page, has_more=len(events) > size)
+        page = [event_to_proto(event) for event in found.events[:size]]
+        return pb.ListRunEventsResponse(events=page, has_more=len(found.events) > size)
 
     async def FollowRun(self, request: pb.FollowRunRequest, context: Context) -> AsyncIterator[pb.FollowRunResponse]:
         """See the contract."""
         project_id, run_id = _project(request.project_id), _run(request.run_id)
-        async for event in self._runs.follow(project_id, run_id, request.after_sequence):
-            message = event_to_proto(event) if isinstance(event, EventView) else token_to_event(event)
-            yield pb.FollowRunResponse(event=message)
+        async for happened in self._runs.follow(project_id, run_id, request.after_sequence):
+            reply, size = pb.FollowRunResponse(), 0
+            for event in happened:
+                message = event_to_proto(event) if isinstance(event, EventView) else token_to_event(event)
+                if size and size + message.ByteSize() > _FOLLOW_BYTES:
+                    yield reply
+                    reply, size = pb.FollowRunResponse(), 0
+                reply.events.append(message)
+                size += message.ByteSize()
+            yield reply
 
     async def CancelRun(self, request: pb.CancelRunRequest, context: Context) -> pb.CancelRunResponse:
         """See the contract."""

@@ -114,7 +114,7 @@ class RunFollower:
         """Server-sent events, and comments when it is quiet. Ends with the run, or when the gateway stops."""
         stopping = asyncio.ensure_future(self._gateway.stopping.wait())
         events = self._events()
-        upcoming: asyncio.Future[run_pb2.RunEvent] | None = None
+        upcoming: asyncio.Future[list[run_pb2.RunEvent]] | None = None
         # Sent at once, so that clients and proxies see the stream open.
         yield b": following\n\n"
         _STREAMS.inc()
@@ -129,8 +129,8 @@ class RunFollower:
                 if not done:
                     yield _HEARTBEAT
                 elif upcoming in done:
-                    event, upcoming = upcoming.result(), None
-                    yield _format(event)
+                    happened, upcoming = upcoming.result(), None
+                    yield b"".join(map(_format, happened))
         except StopAsyncIteration:
             return
         finally:
@@ -143,7 +143,7 @@ class RunFollower:
             await events.aclose()
 
     async def _events(self) -> Any:
-        """The events after the last one, from one executor after another."""
+        """The events after the last one in lists, from one executor after another."""
         pause, failing_since = _FIRST_PAUSE, None
         loop = asyncio.get_running_loop()
         while not self._has_ended:
@@ -151,8 +151,8 @@ class RunFollower:
                 async with contextlib.aclosing(self._call()) as replies:
                     async for reply in replies:
                         pause, failing_since = _FIRST_PAUSE, None
-                        if self._is_new(reply.event):
-                            yield reply.event
+                        if new := list(filter(self._is_new, reply.events)):
+                            yield new
                 if self._has_ended or await self._run_has_ended():
                     return
             except DomainError as error:

@@ -41,7 +41,7 @@ async def test_a_run_that_is_asked_for_several_times_at_once_starts_once(executo
     (job,) = (await one.jobs.claim("w", [(ref, 0)], "c")).jobs
     (reported,) = await one.jobs.report("w", [success(ref, job.epoch)], free_slots=1, queues=QUEUES)
     await one.jobs.report("w", [success(reported.next[0].ref, 1)], free_slots=1, queues=QUEUES)
-    events = await one.store.list_events(PROJECT, run_id, after=0, limit=100)
+    events = (await one.store.list_events(PROJECT, run_id, after=0, limit=100)).events
     assert [event.type for event in events] == [
         *("run.started", "node.started", "node.succeeded", "node.started", "node.succeeded", "run.succeeded")
     ]

@@ -155,7 +155,7 @@ async def test_results_of_a_chain_are_one_commit_under_claims_of_their_own(one: 
     assert [(each.verdict, each.next, each.goes_on) for each in answers] == [(Verdict.ACCEPTED, [], False)] * 3
     assert (await one.store.get_run(PROJECT, run_id)).status is RunStatus.SUCCEEDED
     assert await one.store.run_versions([run_id]) == {run_id: 2}
-    events = [event.type for event in await one.store.list_events(PROJECT, run_id, after=0, limit=100)]
+    events = [event.type for event in (await one.store.list_events(PROJECT, run_id, after=0, limit=100)).events]
     assert events == ["run.started", *["node.started", "node.succeeded"] * 3, "run.succeeded"]
 
 

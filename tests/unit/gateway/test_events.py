@@ -25,7 +25,11 @@ def event(sequence: int, kind: str | None = None, **data: Any) -> pb.FollowRunRe
     body = run_pb2.RunEvent(sequence=sequence, type=kind or TYPES[sequence - 1], node_key="a")
     body.at.FromJsonString("2026-01-01T00:00:00.5Z")
     body.data.utf8 = orjson.dumps(data)
-    return pb.FollowRunResponse(event=body)
+    return pb.FollowRunResponse(events=[body])
+
+
+def together(*replies: pb.FollowRunResponse) -> pb.FollowRunResponse:
+    return pb.FollowRunResponse(events=[event for reply in replies for event in reply.events])
 
 
 def run(status: int) -> pb.GetRunResponse:
@@ -72,10 +76,8 @@ async def whole_run(after: int) -> AsyncIterator[Any]:
 async def test_a_run_is_replayed_and_the_stream_ends_with_it(stream, peers):
     async def with_token(after: int) -> AsyncIterator[Any]:
         yield event(1)
-        yield event(2)
-        yield event(0, "node.token", text="Hel\nlo")
-        yield event(3)
-        yield event(4)
+        yield together(event(2), event(0, "node.token", text="Hel\nlo"))
+        yield together(event(3), event(4))
 
     peers.replies["FollowRun"] = scripted(with_token)
     reply = await stream.get(EVENTS)
@@ -125,8 +127,7 @@ async def test_when_executors_fail_others_go_on_without_gap_or_repeat(stream, pe
         yield
 
     async def repeats_and_breaks(after: int) -> AsyncIterator[Any]:
-        yield event(2)
-        yield event(3)
+        yield together(event(2), event(3))
         raise UnavailableError("Killed.")
 
     async def drains(after: int) -> AsyncIterator[Any]:
@@ -202,8 +203,8 @@ async def test_a_last_event_id_that_we_never_gave_is_422(stream, last):
 
 async def test_events_come_as_a_list_where_json_is_wanted(client, peers):
     replies = [
-        pb.ListRunEventsResponse(events=[event(1).event, event(2).event], has_more=True),
-        pb.ListRunEventsResponse(events=[event(3).event]),
+        pb.ListRunEventsResponse(events=together(event(1), event(2)).events, has_more=True),
+        pb.ListRunEventsResponse(events=event(3).events),
     ]
 
     async def listed(request: Any) -> Any:
