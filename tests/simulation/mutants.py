@@ -14,6 +14,7 @@ from unittest.mock import patch
 
 from services.executor.domain import (
     admission,
+    chains,
     committer,
     dispatch,
     idle_workers,
@@ -28,7 +29,7 @@ from services.executor.engine import decide, graph
 from services.executor.storage import limits
 from services.executor.storage import turns as turn_store
 from services.executor.worker import loop as worker_loop
-from services.executor.worker import takes
+from services.executor.worker import reports, takes
 from tests.simulation import database, places, programs
 from tests.simulation.world import Outcome, simulate
 
@@ -57,11 +58,12 @@ class Mutant:
         made: dict[str, Any] = {}
         code = compile(source.replace(self.before, self.after), f"<mutant {self.name}>", "exec")
         exec(code, original.__globals__, made)  # noqa: S102 - our own source
-        setattr(self.owner, self.function, made[self.function])
+        # Its code, for others may have imported the function itself.
+        sound, original.__code__ = original.__code__, made[self.function].__code__
         try:
             yield
         finally:
-            setattr(self.owner, self.function, original)
+            original.__code__ = sound
 
 
 MUTANTS = (
@@ -72,8 +74,8 @@ MUTANTS = (
         "attempt in the idempotency key",
         jobs,
         "make_job",
-        "effect_path(node.path))",
-        'effect_path(node.path) + f"/{node.failures}")',
+        "run_text, spec.key, node.path)",
+        'run_text, spec.key, node.path + f"/{node.failures}")',
     ),
     Mutant(
         "no epoch check in reports",
@@ -93,7 +95,7 @@ MUTANTS = (
     ),
     Mutant(
         "a report is sent once",
-        worker_loop.Worker,
+        reports.Reports,
         "_hand_in",
         "tries, executor_id = tries + 1, ",
         "return\n        ",
@@ -130,7 +132,7 @@ MUTANTS = (
         "a lost commit is taken for done",
         committer.Committer,
         "_finish",
-        "_fail(work, batch.error)",
+        "work.fail(batch.error)",
         "work.done.done() or work.done.set_result(None)",
     ),
     Mutant("a take is asked for once", takes.Takes, "_take", "tries, request.again = tries + 1, True", "return"),
@@ -142,7 +144,7 @@ MUTANTS = (
         "if is_held_by",
     ),
     Mutant("a result belongs to no claim", jobs, "_record", "report.claim_id and (", "False and ("),
-    Mutant("a claim has no past", jobs, "claims_behind", "{first}>", "behind>", first=1640),
+    Mutant("a claim has no past", chains, "claim_behind", "{first}>", "behind>", first=1640),
     Mutant(
         "effects begin early", idle_workers.IdleWorkers, "give", "waiting.takes_early and may_begin_early(node)", "True"
     ),

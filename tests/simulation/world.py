@@ -19,7 +19,7 @@ from services.executor.domain.runs import Runs
 from services.executor.domain.store import UnstorableError
 from services.executor.engine import advance
 from services.executor.transport import bus, workers
-from services.executor.worker import executor_client, runner, wakeups
+from services.executor.worker import executor_client, reports, runner, wakeups
 from services.executor.worker import loop as worker_loop
 from services.kit import ids, lifecycle
 from services.kit.errors import UnavailableError
@@ -52,6 +52,7 @@ _LOGGING = (
     workers,
     executor_client,
     worker_loop,
+    reports,
     runner,
     wakeups,
 )

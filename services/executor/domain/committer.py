@@ -13,20 +13,21 @@ import asyncio
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
 import structlog
 from prometheus_client import Counter, Gauge, Histogram
 
+from services.executor.domain.batches import Batch, Giver, Work
 from services.executor.domain.measures import count_ended
 from services.executor.domain.model import NewRun, RunNotFoundError
+from services.executor.domain.patience import Patience
 from services.executor.domain.run_states import RunStates
 from services.executor.domain.store import RunStore
 from services.executor.engine.advance import settle
-from services.executor.engine.state import NodeState, NodeStatus, RunState, RunStatus, RunTimes
+from services.executor.engine.state import NodeState, NodeStatus, RunState, RunStatus
 from services.kit.errors import UnavailableError
 
 log = structlog.get_logger(__name__)
@@ -37,8 +38,6 @@ S = TypeVar("S")
 MAX_BATCH = 256
 MAX_TRIES = 20
 """Times a transition is repeated because its run kept moving."""
-_PATIENCE_FOR_WORKERS = 0.005
-"""Seconds that a new run may wait for a worker that is about to come: less than to wake one takes."""
 _CACHE_BYTES = 256 * 1024 * 1024
 _WAITING_BYTES = 16 * 1024 * 1024
 """Runs that only wait: any number of them may, and each is read again when its turn comes."""
@@ -63,102 +62,8 @@ class Announcer(Protocol):
         ...
 
 
-Settle = Callable[[bool | None], None]
-"""Told once whether a commit has happened; None: nobody knows."""
-
-
-class Giver(Protocol):
-    """Gives what becomes ready to workers that wait for it. Must not block or raise."""
-
-    def give(self, state: RunState) -> Settle | None:
-        """Claim of `state.ready`, before the commit, whose end is then told."""
-        ...
-
-    def expects(self, state: RunState) -> bool:
-        """A worker is about to come for what is ready, to whom it may then be given."""
-        ...
-
-    def hand_out(self) -> None:
-        """What was given and need not wait for the end of its commit, goes."""
-        ...
-
-    def tell(self, somebody_waits: Callable[[], None]) -> None:
-        """Call this whenever a worker has come to wait."""
-        ...
-
-
-@dataclass(slots=True)
-class _Work(Generic[S, T]):
-    run_id: UUID
-    apply: Callable[[RunState], S]
-    """Makes the transition; may be called again on a fresh state."""
-    answer: Callable[[RunState, S], T]
-    """Makes the reply once the transition is committed."""
-    done: "asyncio.Future[T]"
-    new: tuple[Callable[[], RunState], NewRun] | None = None
-    patience: float = 0.0
-    """Seconds."""
-    result: Any = None
-    tries: int = field(default=0)
-
-
 class RunExistsError(Exception):
     """A new run's id is taken: the request is a repetition."""
-
-
-class _Batch:
-    """Transitions that are committed together, by run."""
-
-    def __init__(self) -> None:
-        self.works: dict[UUID, list[_Work[Any, Any]]] = {}
-        """Applied ones, in order."""
-        self.states: dict[UUID, RunState] = {}
-        self.new: dict[UUID, NewRun] = {}
-        self.later: list[_Work[Any, Any]] = []
-        """Repeated starts, to be looked at when the first is committed."""
-        self.gifts: dict[UUID, list[Settle]] = {}
-        self.size = 0
-        self.runs: list[UUID] = []
-        """All that were in it when it was sent."""
-        self.written: Mapping[UUID, RunTimes] = {}
-        self.outdated: frozenset[UUID] = frozenset()
-        self.error: Exception | None = None
-
-    def join(self, other: "_Batch") -> None:
-        """Take in what another one holds, of other runs."""
-        self.works |= other.works
-        self.states |= other.states
-        self.new |= other.new
-        self.gifts |= other.gifts
-        self.size += other.size
-
-    def take_out(self, run_id: UUID) -> list[_Work[Any, Any]]:
-        """Leave a run out, which is not committed with this; its transitions, and the starts that waited for them."""
-        works = self.works.pop(run_id, [])
-        self.states.pop(run_id, None)
-        self.new.pop(run_id, None)
-        self.size -= len(works)
-        for settle_gift in self.gifts.pop(run_id, ()):
-            settle_gift(False)
-        works += [work for work in self.later if work.run_id == run_id]
-        self.later = [work for work in self.later if work.run_id != run_id]
-        return works
-
-
-@dataclass(slots=True)
-class _Patient:
-    """A new run that waits for its first results, or for a worker to begin with."""
-
-    batch: _Batch
-    state: RunState
-    until: float
-    """By the loop's clock; for a worker it waits less."""
-    timer: asyncio.TimerHandle | None = None
-
-    @property
-    def has_begun(self) -> bool:
-        """All that it begins with is with workers."""
-        return all(node.status is not NodeStatus.READY for node in self.state.ready)
 
 
 class Committer:
@@ -170,13 +75,13 @@ class Committer:
         self._announcer = announcer
         self._giver = giver
         giver.tell(self._give_again)
-        self._queue: deque[_Work[Any, Any]] = deque()
+        self._queue: deque[Work[Any, Any]] = deque()
         """What `_next` has no room for."""
-        self._next = _Batch()
-        self._patient: dict[UUID, _Patient] = {}
-        self._busy: dict[UUID, list[_Work[Any, Any]]] = {}
+        self._next = Batch()
+        self._patience = Patience(giver, self._hand_out_soon, self._lose_patience)
+        self._busy: dict[UUID, list[Work[Any, Any]]] = {}
         """Runs in a commit that is under way or not answered yet, and what has come for them meanwhile."""
-        self._unread: dict[UUID, list[_Work[Any, Any]]] = {}
+        self._unread: dict[UUID, list[Work[Any, Any]]] = {}
         """Runs that are not in memory, and what waits for them to be read."""
         self._read_states: dict[UUID, RunState] = {}
         """Those that have been read, until what has waited for them is applied."""
@@ -195,8 +100,7 @@ class Committer:
     async def stop(self) -> None:
         """Finish what is queued, then end."""
         self._closing = True
-        for run_id in list(self._patient):
-            self._end_patience(run_id)
+        self._patience.end_all()
         self._wanted.set()
         if self._serving is not None:
             await self._serving
@@ -209,7 +113,7 @@ class Committer:
         The future raises RunNotFoundError for an unknown run and UnavailableError when nobody knows whether the
         transition is committed: submit it again, it is guarded.
         """
-        return self._put(_Work(run_id, apply, answer, asyncio.get_running_loop().create_future()))
+        return self._put(Work(run_id, apply, answer, asyncio.get_running_loop().create_future()))
 
     def submit_new(
         self,
@@ -226,15 +130,15 @@ class Committer:
         It may wait so many seconds for results of what it begins with, to be committed with them.
         """
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        return self._put(_Work(run_id, apply, answer, future, new=(make, new), patience=patience))
+        return self._put(Work(run_id, apply, answer, future, new=(make, new), patience=patience))
 
     @property
     def queued(self) -> int:
         """Transitions that wait for a commit."""
         held = (works for waiting in (self._busy, self._unread) for works in waiting.values())
-        return len(self._queue) + len(self._patient) + self._next.size + sum(map(len, held))
+        return len(self._queue) + len(self._patience) + self._next.size + sum(map(len, held))
 
-    def _put(self, work: "_Work[S, T]") -> "asyncio.Future[T]":
+    def _put(self, work: "Work[S, T]") -> "asyncio.Future[T]":
         if self._closing:
             work.done.set_exception(UnavailableError("This executor is stopping. Try again.", retry_after=0.2))
         else:
@@ -250,7 +154,7 @@ class Committer:
             self._place(self._queue.popleft())
         self._wanted.set()
 
-    def _place(self, work: _Work[Any, Any]) -> None:
+    def _place(self, work: Work[Any, Any]) -> None:
         run_id, batch = work.run_id, self._next
         for waiting in (self._busy, self._unread):
             if run_id in waiting:
@@ -269,59 +173,45 @@ class Committer:
         elif state.version:
             if run_id not in batch.states:
                 self._keep(state)
-            _fail(work, RunExistsError())
+            work.fail(RunExistsError())
         else:
             batch.later.append(work)
 
-    def _apply(self, batch: _Batch, work: _Work[Any, Any], state: RunState) -> None:
+    def _apply(self, batch: Batch, work: Work[Any, Any], state: RunState) -> None:
         try:
             work.result = work.apply(state)
         except Exception as error:
             log.exception("transition_failed", run_id=str(work.run_id))
             # Nobody knows what it has left of the state: the others go on from what is stored.
             self._queue.extend(batch.take_out(work.run_id))
-            _fail(work, error)
+            work.fail(error)
         else:
             self._give(batch, state)
             batch.states[work.run_id] = state
             batch.works.setdefault(work.run_id, []).append(work)
             batch.size += 1
 
-    def _begin(self, work: _Work[Any, Any], make: Callable[[], RunState], new: NewRun) -> None:
-        batch, run_id = _Batch(), work.run_id
+    def _begin(self, work: Work[Any, Any], make: Callable[[], RunState], new: NewRun) -> None:
+        batch, run_id = Batch(), work.run_id
         batch.new[run_id] = new
         self._apply(batch, work, make())
         state = batch.states.get(run_id)
-        if state is None:
-            return
-        patient = _Patient(batch, state, asyncio.get_running_loop().time() + work.patience)
-        # Whether somebody else but its caller waits for the commit: a worker with what must not begin before.
-        is_urgent = not work.patience or batch.gifts or state.inline or state.status is not RunStatus.RUNNING
-        if is_urgent or not (patient.has_begun or self._giver.expects(state)):
+        if state is not None and not self._patience.begin(batch, state, work.patience):
             self._next.join(batch)
-        else:
-            self._have_patience(patient)
-
-    def _have_patience(self, patient: _Patient) -> None:
-        loop = asyncio.get_running_loop()
-        until = patient.until if patient.has_begun else min(patient.until, loop.time() + _PATIENCE_FOR_WORKERS)
-        patient.timer = loop.call_at(until, self._lose_patience, patient.state.run_id)
-        self._patient[patient.state.run_id] = patient
-        if patient.has_begun and not self._busy:
-            loop.call_soon(self._giver.hand_out)
 
     def _end_patience(self, run_id: UUID) -> None:
-        if run_id in self._patient:
-            patient = self._patient.pop(run_id)
-            if patient.timer is not None:
-                patient.timer.cancel()
-            self._next.join(patient.batch)
+        if (batch := self._patience.end(run_id)) is not None:
+            self._next.join(batch)
+
+    def _hand_out_soon(self) -> None:
+        if not self._busy:
+            asyncio.get_running_loop().call_soon(self._giver.hand_out)
 
     def _lose_patience(self, run_id: UUID) -> None:
         self._end_patience(run_id)
         self._wanted.set()
 
-    def _give(self, batch: _Batch, state: RunState) -> None:
+    def _give(self, batch: Batch, state: RunState) -> None:
         if state.ready and (settle_gift := self._giver.give(state)) is not None:
             batch.gifts.setdefault(state.run_id, []).append(settle_gift)
 
@@ -329,13 +219,7 @@ class Committer:
         """What is not on its way to PostgreSQL yet may still be claimed by the commit that makes it ready."""
         for state in self._next.states.values():
             self._give(self._next, state)
-        for patient in [each for each in self._patient.values() if not each.has_begun]:
-            self._give(patient.batch, patient.state)
-            if patient.batch.gifts:
-                self._lose_patience(patient.state.run_id)
-            elif patient.has_begun and patient.timer is not None:
-                patient.timer.cancel()
-                self._have_patience(patient)
+        self._patience.give_again(self._give)
 
     async def _read(self) -> None:
         """Read the runs that are not in memory, and apply what waits for them."""
@@ -375,7 +259,7 @@ class Committer:
                 if work.new is not None and error is None:
                     self._queue.append(work)  # it came behind something about a run that nobody knew yet
                 else:
-                    _fail(work, error or RunNotFoundError(run_id))
+                    work.fail(error or RunNotFoundError(run_id))
         self._take_in()
 
     # The commit.
@@ -384,9 +268,9 @@ class Committer:
         while not (self._closing and self._reading is None and not self._queue and not self._next.size):
             await self._wanted.wait()
             self._wanted.clear()
-            landed: _Batch | None = None
+            landed: Batch | None = None
             while self._next.size:
-                batch, self._next = self._next, _Batch()
+                batch, self._next = self._next, Batch()
                 self._giver.hand_out()
                 batch.runs = list(batch.states)
                 self._busy |= {run_id: [] for run_id in batch.runs}
@@ -401,7 +285,7 @@ class Committer:
             if landed is not None:
                 self._finish(landed)
 
-    async def _write(self, batch: _Batch) -> None:
+    async def _write(self, batch: Batch) -> None:
         """Commit a batch and note in it what has become of it."""
         try:
             await self._commit(batch)
@@ -413,7 +297,7 @@ class Committer:
             if batch.size > 1:
                 await self._one_by_one(batch)
 
-    async def _commit(self, batch: _Batch) -> None:
+    async def _commit(self, batch: Batch) -> None:
         batch.outdated = await self._outdated(batch)
         changed = [state for state in batch.states.values() if state.events or state.touched]
         if changed:
@@ -422,7 +306,7 @@ class Committer:
             batch.written = await self._store.commit(changed, batch.new)
             _SECONDS.observe(time.perf_counter() - begun)
 
-    async def _outdated(self, batch: _Batch) -> frozenset[UUID]:
+    async def _outdated(self, batch: Batch) -> frozenset[UUID]:
         """Runs whose copies another executor has left behind, and that no commit will tell of.
 
         A transition that changes nothing is a judgement ("stale", "done before") that rests on the copy alone.
@@ -434,11 +318,11 @@ class Committer:
         present = await self._store.run_versions(list(unmoved))
         return frozenset(run_id for run_id, version in unmoved.items() if present.get(run_id) != version)
 
-    async def _one_by_one(self, batch: _Batch) -> None:
+    async def _one_by_one(self, batch: Batch) -> None:
         """One value that the database refuses must not fail the transitions that shared its commit."""
         for run_id in list(batch.works):
             for work in batch.take_out(run_id):
-                alone = _Batch()
+                alone = Batch()
                 try:
                     state = await self._state_for(work)
                     if state is None:
@@ -450,26 +334,26 @@ class Committer:
                 except Exception as error:
                     log.exception("transition_failed", run_id=str(run_id))
                     alone.error = error
-                    _fail(work, error)
+                    work.fail(error)
                 else:
                     self._conclude_all(alone)
                 self._settle_gifts(alone)
 
-    async def _state_for(self, work: _Work[Any, Any]) -> RunState | None:
+    async def _state_for(self, work: Work[Any, Any]) -> RunState | None:
         if work.new is not None:
             return work.new[0]()
         return self._drop(work.run_id) or (await self._run_states.load([work.run_id])).get(work.run_id)
 
     # After it.
 
-    def _finish(self, batch: _Batch) -> None:
+    def _finish(self, batch: Batch) -> None:
         """Answer what a batch has brought, and let what has come meanwhile have its turn."""
         if batch.error is None:
             self._conclude_all(batch)
         else:
             for works in batch.works.values():
                 for work in works:
-                    _fail(work, batch.error)
+                    work.fail(batch.error)
         self._settle_gifts(batch)
         for run_id in batch.runs:
             self._queue.extend(self._busy.pop(run_id))
@@ -477,7 +361,7 @@ class Committer:
         self._take_in()
         self._giver.hand_out()
 
-    def _conclude_all(self, batch: _Batch) -> None:
+    def _conclude_all(self, batch: Batch) -> None:
         for run_id, state in batch.states.items():
             works = batch.works[run_id]
             moved = bool(state.events or state.touched)
@@ -493,28 +377,28 @@ class Committer:
                     # It is committed. Who asked asks again; the sweep and the refill find what was not announced.
                     log.exception("conclusion_failed", run_id=str(run_id))
                     for work in works:
-                        _fail(work, error)
+                        work.fail(error)
 
     @staticmethod
-    def _settle_gifts(batch: _Batch) -> None:
+    def _settle_gifts(batch: Batch) -> None:
         is_known = not isinstance(batch.error, UnavailableError)
         for run_id, gifts in batch.gifts.items():
             for settle_gift in gifts:
                 settle_gift(run_id in batch.written if is_known else None)
 
-    def _repeat(self, works: list[_Work[Any, Any]]) -> None:
+    def _repeat(self, works: list[Work[Any, Any]]) -> None:
         """Another executor has moved the run: apply the same transitions to what it is now."""
         _CONFLICTS.inc()
         for work in works:
             work.tries += 1
             if work.new is not None:
-                _fail(work, RunExistsError())
+                work.fail(RunExistsError())
             elif work.tries >= MAX_TRIES:
-                _fail(work, UnavailableError("The run is changing too fast. Try again.", retry_after=0.5))
+                work.fail(UnavailableError("The run is changing too fast. Try again.", retry_after=0.5))
             else:
                 self._queue.append(work)
 
-    def _conclude(self, state: RunState, works: list[_Work[Any, Any]], *, moved: bool) -> None:
+    def _conclude(self, state: RunState, works: list[Work[Any, Any]], *, moved: bool) -> None:
         if moved:
             state.version += 1
             ready = tuple(node for node in state.ready if node.status is NodeStatus.READY)
@@ -524,7 +408,7 @@ class Committer:
         if state.inline and not state.is_terminal:
             future = asyncio.get_running_loop().create_future()
             future.add_done_callback(_log_failure)
-            self._queue.append(_Work(state.run_id, settle, lambda _, __: None, future))
+            self._queue.append(Work(state.run_id, settle, lambda _, __: None, future))
         if not state.is_terminal:
             self._keep(state)
         for work in works:
@@ -532,7 +416,7 @@ class Committer:
                 try:
                     work.done.set_result(work.answer(state, work.result))
                 except Exception as error:  # noqa: BLE001 - whatever it is, it is this caller's alone
-                    _fail(work, error)
+                    work.fail(error)
         if moved:
             state.let_go()
 
@@ -563,12 +447,6 @@ class _Cache:
         self._bytes += size
         while self._bytes > self._max_bytes and len(self._states) > 1:
             self.take(next(iter(self._states)))
-
-
-def _fail(work: _Work[Any, Any], error: Exception) -> None:
-    """Answer with an error, unless nobody waits for the answer any more."""
-    if not work.done.done():
-        work.done.set_exception(error)
 
 
 def _log_failure(future: "asyncio.Future[None]") -> None:

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 
-from services.executor.domain.committer import Settle
+from services.executor.domain.batches import Settle
+from services.executor.domain.chains import may_begin_early
 from services.executor.domain.dispatch import Dispatcher
-from services.executor.domain.jobs import MAX_JOB_BYTES, Job, is_held_by, job_size, make_job, may_begin_early
+from services.executor.domain.jobs import MAX_JOB_BYTES, Job, is_held_by, job_size, make_job
 from services.executor.engine import advance, decide
 from services.executor.engine.state import NodeState, NodeStatus, RunState
 from services.kit.errors import UnavailableError

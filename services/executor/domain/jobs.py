@@ -2,50 +2,32 @@
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import count
 from uuid import UUID
 
 import structlog
 
+from services.executor.domain.chains import ChainedJob, chain_behind, claim_behind
 from services.executor.domain.committer import Committer
 from services.executor.domain.dispatch import Dispatcher, Woken
 from services.executor.domain.flows import Ready
 from services.executor.domain.model import NodeRef, RunNotFoundError, WorkerLease
 from services.executor.domain.store import Differences, RunStore, UnstorableError
 from services.executor.engine import advance, decide
-from services.executor.engine.containers import effect_path
+from services.executor.engine.containers import idempotency_key
 from services.executor.engine.decide import Verdict
-from services.executor.engine.state import NODE_TERMINAL, Failure, NodeState, NodeStatus, RunState, Scope, Usage
+from services.executor.engine.state import Failure, NodeState, NodeStatus, RunState, Usage
 from services.executor.engine.variables import referenced_nodes, variables_json
 from services.kit.errors import UnavailableError
 from services.kit.expressions import ExpressionError
-from services.kit.ids import derived_text
 from services.kit.templates import TemplateErrors
 
 log = structlog.get_logger(__name__)
 
-MAX_CHAIN_BYTES = 128 * 1024
-"""Configs and variables of the chain behind one job."""
-MAX_CHAIN_SECONDS = 900.0
-"""Time-outs of a job and its chain together, as long as which the job's grant lives."""
 MAX_JOB_BYTES = 4 * 1024 * 1024
 """Config and variables of one job, or of all that come with one report; NATS carries messages of up to 8 MiB."""
-
-
-@dataclass(frozen=True, slots=True)
-class ChainedJob:
-    """A node execution that a worker may go on with by itself; what it does not say is as in the job before it."""
-
-    node_key: str
-    type: str
-    config: bytes
-    variables: bytes
-    timeout_seconds: float
-    idempotency_key: str
-    claim_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -408,17 +390,7 @@ def _claimed_by(state: RunState, worker_id: str, claim_id: str) -> list[NodeStat
 def _next_claim(report: Report) -> str:
     """What a report claims under."""
     ref = report.ref
-    return next(claims_behind(report.claim_id or f"{ref.node_key}/{ref.item_path}/{report.epoch}"))
-
-
-def claims_behind(claim_id: str) -> Iterator[str]:
-    """What the report of a claim claims under, what the report of that does, and so on.
-
-    The same when the report is repeated, and another for another claim: what a worker has gone on with rests on the
-    result of one claim, and belongs to no other.
-    """
-    first, _, before = claim_id.partition(">")
-    return (f"{first}>{step}" for step in count(int(before or 0) + 1))
+    return claim_behind(report.claim_id or f"{ref.node_key}/{ref.item_path}/{report.epoch}")
 
 
 def _claim_successors(
@@ -494,69 +466,10 @@ def make_job(
         config=spec.config,
         variables=variables_json(state, node.scope, spec.references),
         timeout_seconds=spec.timeout_seconds,
-        idempotency_key=idempotency_key(state.run_text, spec.key, effect_path(node.path)),
+        idempotency_key=idempotency_key(state.run_text, spec.key, node.path),
         traceparent=state.traceparent,
         claim_id=node.claim_id,
         queued_seconds=queued_seconds,
         is_early=is_early,
-        chain=_chain_behind(state, node) if may_chain else (),
+        chain=chain_behind(state, node) if may_chain else (),
     )
-
-
-def may_begin_early(node: NodeState) -> bool:
-    """Whether a claimed node execution may be run before that is committed: not what may have killed a worker."""
-    return node.spec.may_begin_early and node.claims == 1
-
-
-def _chain_behind(state: RunState, node: NodeState) -> tuple[ChainedJob, ...]:
-    """What follows a claimed node execution, as far as its worker may go on with it before anybody knows.
-
-    Node executions that change nothing outside, each with the one before it as its only condition, and whose variables
-    are known but for what those before it come to. The first of them, too: a result of what acts on the outside is
-    handed in before anything else can take its worker down.
-    """
-    if not may_begin_early(node):
-        return ()
-    scope, path, chain = node.scope, effect_path(node.path), list[ChainedJob]()
-    before, claim_ids = {node.spec.key}, claims_behind(node.claim_id)
-    seconds, free_bytes = node.spec.timeout_seconds, MAX_CHAIN_BYTES
-    for position in scope.graph.reads_behind(node.position):
-        after = scope.nodes[position]
-        spec = after.spec
-        seconds += spec.timeout_seconds
-        if after.queue != node.queue or seconds > MAX_CHAIN_SECONDS or not advance.is_for_workers(state, after):
-            break
-        try:
-            references = spec.references
-        except (ExpressionError, TemplateErrors):
-            break  # it is refused when its turn comes
-        # What it reads of others would be another value later.
-        if references.all_nodes or any(_is_open(scope, key) for key in references.nodes - before):
-            break
-        variables = variables_json(state, scope, references)
-        free_bytes -= len(spec.config) + len(variables)
-        if free_bytes < 0:
-            break
-        chain.append(
-            ChainedJob(
-                spec.key,
-                spec.type,
-                spec.config,
-                variables,
-                spec.timeout_seconds,
-                idempotency_key(state.run_text, spec.key, path),
-                next(claim_ids),
-            )
-        )
-        before.add(spec.key)
-    return tuple(chain)
-
-
-def _is_open(scope: Scope, key: str) -> bool:
-    node = scope.node(key)
-    return node is not None and node.status not in NODE_TERMINAL
-
-
-def idempotency_key(run_id: str, node_key: str, item_path: str) -> str:
-    """The key of a node execution's effect, a UUID: of run, node and item, never of attempt, worker or time."""
-    return derived_text(run_id, "effect", f"{node_key}\x00{item_path}")

@@ -21,6 +21,7 @@ from services.executor.engine.outcomes import CONFIG_ERRORS, Done, config_failur
 from services.executor.engine.state import Failure, Linked, NodeState, RunState, Scope
 from services.executor.engine.variables import variables_for
 from services.kit.expressions import ExpressionError
+from services.kit.ids import derived_text
 
 MAX_ITEMS = 10_000
 """Items of one map, and iterations of one loop."""
@@ -89,6 +90,11 @@ def scope_path(node: NodeState, number: int) -> str:
 def effect_path(path: str) -> str:
     """A path less the attempts in it: what effects are known by, so that another attempt at a map repeats none."""
     return ATTEMPT.sub("", path)
+
+
+def idempotency_key(run_id: str, node_key: str, path: str) -> str:
+    """The key of a node execution's effect, a UUID: of run, node and item, never of attempt, worker or time."""
+    return derived_text(run_id, "effect", f"{node_key}\x00{effect_path(path)}")
 
 
 class MapContainer:

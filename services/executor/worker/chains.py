@@ -1,12 +1,6 @@
-"""Chains: what a worker goes on with by itself, and in which order it hands in what comes of it.
-
-A job's report makes the claim of the next one in its chain. So the next one's report never comes to an executor before:
-it goes in the same request, behind the other, or after that one's answer. What an executor does not claim comes to
-nothing, and so does what the worker has gone on with from there.
-"""
+"""Chains: what a worker goes on with by itself."""
 
 from collections import deque
-from dataclasses import dataclass, field
 
 import orjson
 from headrace.executor.v1 import worker_pb2 as pb
@@ -25,12 +19,8 @@ class Chain:
         common.epoch = common.attempt = 1
         common.early = True
         self._outputs: dict[str, bytes] = {}
-        self.is_under_way = False
-        """A request with some of its reports is."""
         self.is_void = False
         """An executor has not claimed what the worker went on with."""
-        self.waiting: list[Outgoing] = []
-        """Its reports that come after the answer to those under way."""
 
     def next_job(self, report: pb.Report) -> pb.Job | None:
         """The job behind the one that has ended so; None if there is none or its outcome leads elsewhere."""
@@ -66,37 +56,3 @@ def held_by(claimed: pb.Job | pb.Report | pb.HeldJob) -> Held:
     """What a message is about."""
     ref = claimed.ref
     return ref.run_id, ref.node_key, ref.item_path, claimed.epoch
-
-
-@dataclass(slots=True)
-class Outgoing:
-    """A report on its way."""
-
-    held: Held
-    report: pb.Report
-    executor_id: str
-    """Whom to tell; empty = any."""
-    chain: Chain | None = None
-
-
-@dataclass(slots=True)
-class Batch:
-    """Reports that are handed in together, by executor."""
-
-    by_executor: dict[str, list[Outgoing]] = field(default_factory=dict)
-    count: int = 0
-    size: int = 0
-    _executors: dict[Chain, str] = field(default_factory=dict)
-
-    def add(self, outgoing: Outgoing) -> None:
-        """Take a report in, or let it wait for the answer to those before it in its chain."""
-        chain, executor_id = outgoing.chain, outgoing.executor_id
-        if chain is not None:
-            if chain.is_under_way and chain not in self._executors:
-                chain.waiting.append(outgoing)
-                return
-            chain.is_under_way = True
-            executor_id = self._executors.setdefault(chain, executor_id)
-        self.by_executor.setdefault(executor_id, []).append(outgoing)
-        self.count += 1
-        self.size += outgoing.report.ByteSize()

@@ -16,8 +16,9 @@ from nats.errors import Error as NatsError
 from prometheus_client import Counter, Gauge
 
 from services.executor.transport import streams
-from services.executor.worker.chains import Batch, Chain, Held, Outgoing, held_by
+from services.executor.worker.chains import Chain, Held, held_by
 from services.executor.worker.executor_client import ExecutorClient
+from services.executor.worker.reports import Reports
 from services.executor.worker.runner import Runner, failed_report
 from services.executor.worker.takes import Takes
 from services.executor.worker.wakeups import Wakeups
@@ -26,8 +27,6 @@ from services.kit.ids import new_id
 log = structlog.get_logger(__name__)
 
 MAX_BATCH = 64
-_MAX_BATCH_BYTES = 4 * 1024 * 1024
-"""Of reports; NATS carries messages of up to 8 MiB, and a report has at most a little over 1."""
 _REQUESTS_UNDER_WAY = 4
 """Of claims, and as many of reports."""
 _PAUSE_AFTER_FAILURE = 0.2
@@ -79,19 +78,17 @@ class Worker:
         self._host = host
         self._clock = clock
         self._running: dict[Held, _Running] = {}
-        self._unreported: dict[Held, str] = {}
-        """What has ended, and no executor has answered its report yet; by which claim."""
         self._forgotten: set[Held] = set()
         """Handed back as unknown: not to be started by an answer that comes late after all."""
         self._woken: deque[Msg] = deque()
-        self._reports: deque[Outgoing] = deque()
         self._wake = asyncio.Event()
-        self._report = asyncio.Event()
         self._slot_free = asyncio.Event()
         self._slot_free.set()
         self._freed_at = self._clock()
         self._claim_slots = asyncio.Semaphore(_REQUESTS_UNDER_WAY)
         self._report_slots = asyncio.Semaphore(_REQUESTS_UNDER_WAY)
+        who = pb.ReportRequest(worker_id=self.worker_id, queues=queues)
+        self._reports = Reports(self._executor, who, self, lambda hand_in: self._request(hand_in, self._report_slots))
         self._requesting: set[asyncio.Task[None]] = set()
         self._claiming = 0
         """Wake-ups whose claims are under way."""
@@ -102,7 +99,7 @@ class Worker:
         _SLOTS.set(slots)
         self._wakeups = [Wakeups(client, queue, self._receive, self._slots_to_pull) for queue in queues]
         self._pulling: list[asyncio.Task[None]] = []
-        self._takes = Takes(self._executor, self.worker_id, queues, self._start, self._slots_to_take)
+        self._takes = Takes(self._executor, self.worker_id, queues, self.take_job, self._slots_to_take)
         self._taking: asyncio.Task[None] | None = None
         self._serving: list[asyncio.Task[None]] = []
         self._draining = False
@@ -116,7 +113,7 @@ class Worker:
         """Make known to an executor that this worker lives, then take work; the tasks that do, until `drain`."""
         self._serving = [
             asyncio.create_task(self._beat()),
-            asyncio.create_task(self._send_reports()),
+            asyncio.create_task(self._reports.run()),
             asyncio.create_task(self._claim_woken()),
         ]
         await self.heard.wait()
@@ -133,7 +130,7 @@ class Worker:
     async def idle(self, seconds: float) -> None:
         """Wait until there has been nothing to do for so long."""
         while True:
-            is_busy = self._running or self._woken or self._claiming or self._reports or self._requesting
+            is_busy = self._running or self._woken or self._claiming or len(self._reports) or self._requesting
             quiet = 0.0 if is_busy else self._clock() - self._freed_at
             if quiet >= seconds:
                 return
@@ -163,7 +160,7 @@ class Worker:
                 self._hand_back(running.job, running.chain, started=True)
         try:
             async with asyncio.timeout(LAST_REPORTS_SECONDS):
-                while self._reports or self._requesting or (self._taking and not self._taking.done()):
+                while len(self._reports) or self._requesting or (self._taking and not self._taking.done()):
                     self._progress.clear()
                     await self._progress.wait()
         except TimeoutError:
@@ -258,7 +255,7 @@ class Worker:
             response = await self._executor.claim(request, executor_id, tries=tries)
             again = {_name(ref) for ref in response.retry} if response else {_name(ref) for _, ref in woken}
             for job in response.jobs if response else ():
-                self._start(job)
+                self.take_job(job)
             for message, ref in woken:
                 if _name(ref) not in again:
                     await self._acknowledge(message, b"+ACK")
@@ -278,11 +275,11 @@ class Worker:
             # It comes again; the claim is in PostgreSQL, so nothing is done twice.
             log.info("acknowledge_failed", error=repr(error))
 
-    def _start(self, job: pb.Job) -> None:
+    def take_job(self, job: pb.Job) -> None:
         """Run a job. Of two claims at one epoch one is committed at most: one that is goes before an early one."""
         held = held_by(job)
         running = self._running.get(held)
-        if held in self._forgotten or job.claim_id in (self._unreported.get(held), running and running.job.claim_id):
+        if held in self._forgotten or job.claim_id in (self._reports.claim_of(held), running and running.job.claim_id):
             return
         if running is not None:
             if job.early and not running.job.early:
@@ -309,10 +306,10 @@ class Worker:
                 following = chain.next_job(report)
             if following is None:
                 self._freed()
-                self._queue_report(Outgoing(held, report, job.executor_id, chain))
+                self._reports.add(report, job.executor_id, chain)
                 return
             report.began = following.ref.node_key
-            self._queue_report(Outgoing(held, report, job.executor_id, chain))
+            self._reports.add(report, job.executor_id, chain)
             held, job = held_by(following), following
             now = self._clock()
             self._running[held] = _Running(job, running.task, chain, now)
@@ -333,6 +330,23 @@ class Worker:
             self.enough.set()
         return report
 
+    def settle(self, chain: Chain, held: Held, *, goes_on: bool) -> None:
+        """See Reporter."""
+        running = self._running.get(held)
+        if running is not None and running.chain is chain:
+            if goes_on:
+                running.job.early = False
+            else:
+                self._stop(running)
+        elif goes_on and running is None and self._reports.claim_of(held) is None:
+            run_id, node_key, path, epoch = held
+            log.info("chain_was_left", run_id=run_id, node_key=node_key)
+            self._hand_back(pb.Job(ref=pb.JobRef(run_id=run_id, node_key=node_key, item_path=path), epoch=epoch))
+
+    def free_slots(self, reports: int) -> int:
+        """See Reporter."""
+        return 0 if self._draining else max(1, (self._slots - len(self._running)) // reports)
+
     def _stop(self, running: _Running) -> None:
         """Forget a job; its handler is cancelled and its result dropped."""
         self._running.pop(held_by(running.job), None)
@@ -345,92 +359,7 @@ class Worker:
 
     def _hand_back(self, job: pb.Job, chain: Chain | None = None, *, started: bool = False) -> None:
         report = pb.Report(ref=job.ref, epoch=job.epoch, release=pb.Release(started=started), claim_id=job.claim_id)
-        self._queue_report(Outgoing(held_by(job), report, job.executor_id, chain))
-
-    def _queue_report(self, outgoing: Outgoing) -> None:
-        self._unreported[outgoing.held] = outgoing.report.claim_id
-        self._reports.append(outgoing)
-        self._report.set()
-
-    async def _send_reports(self) -> None:
-        while True:
-            await self._report.wait()
-            self._report.clear()
-            while self._reports:
-                batch = Batch()
-                while self._reports and batch.count < MAX_BATCH and batch.size < _MAX_BATCH_BYTES:
-                    batch.add(self._reports.popleft())
-                for executor_id, reports in batch.by_executor.items():
-                    await self._request(partial(self._hand_in, reports, executor_id), self._report_slots)
-
-    async def _hand_in(self, reports: list[Outgoing], executor_id: str) -> None:
-        free = 0 if self._draining else max(1, (self._slots - len(self._running)) // max(1, len(reports)))
-        request = pb.ReportRequest(
-            worker_id=self.worker_id,
-            reports=[outgoing.report for outgoing in reports],
-            free_slots=free,
-            queues=self._queues,
-        )
-        tries = 0
-        while (response := await self._executor.report(request, executor_id, tries=tries)) is None:
-            # To any executor from now on: the one that held the runs may be gone.
-            tries, executor_id = tries + 1, ""
-            await asyncio.sleep(_PAUSE_AFTER_FAILURE)
-        again = []
-        handed_in = {outgoing.held for outgoing in reports}
-        for outgoing, result in zip(reports, response.results, strict=True):
-            report, chain = outgoing.report, outgoing.chain
-            if result.status == pb.REPORT_STATUS_RETRY:
-                again.append(outgoing)
-                continue
-            self._reported(outgoing)
-            if result.status == pb.REPORT_STATUS_STALE:
-                log.info("report_was_stale", run_id=report.ref.run_id, node_key=report.ref.node_key)
-            for job in result.next:
-                self._start(job)
-            if chain is not None and report.began:
-                run_id, _, path, _ = outgoing.held
-                following = run_id, report.began, path, 1
-                if following not in handed_in:
-                    self._settle_chain(chain, following, goes_on=result.goes_on)
-        if again:
-            await asyncio.sleep(_PAUSE_AFTER_FAILURE)
-        for outgoing in again:
-            outgoing.executor_id = ""
-        for chain in {outgoing.chain: None for outgoing in reports if outgoing.chain is not None}:
-            chain.is_under_way = False
-            again += chain.waiting
-            chain.waiting = []
-        self._requeue(again)
-
-    def _settle_chain(self, chain: Chain, held: Held, *, goes_on: bool) -> None:
-        """An executor has claimed what this worker has gone on with, or has not."""
-        running = self._running.get(held)
-        is_at_it = running is not None and running.chain is chain
-        if not goes_on:
-            chain.is_void = True
-            if running is not None and is_at_it:
-                self._stop(running)
-            for outgoing in chain.waiting:
-                self._reported(outgoing)
-            chain.waiting.clear()
-        elif running is not None and is_at_it:
-            running.job.early = False
-        elif running is None and held not in self._unreported:
-            run_id, node_key, path, epoch = held
-            log.info("chain_was_left", run_id=run_id, node_key=node_key)
-            self._hand_back(pb.Job(ref=pb.JobRef(run_id=run_id, node_key=node_key, item_path=path), epoch=epoch))
-
-    def _reported(self, outgoing: Outgoing) -> None:
-        if self._unreported.get(outgoing.held) == outgoing.report.claim_id:
-            del self._unreported[outgoing.held]
-
-    def _requeue(self, reports: list[Outgoing]) -> None:
-        """Put reports back, before all that have come since: those of a chain are handed in in their order."""
-        for outgoing in reports:
-            self._unreported[outgoing.held] = outgoing.report.claim_id
-        self._reports.extendleft(reversed(reports))
-        self._report.set()
+        self._reports.add(report, job.executor_id, chain)
 
     async def _beat(self) -> None:
         loop = asyncio.get_running_loop()
@@ -469,7 +398,7 @@ class Worker:
         asked = {held[:3] for held in self._asked}
         for forgotten in response.forgotten:
             held = held_by(forgotten)
-            is_known = held in self._running or held in self._unreported or held in self._forgotten
+            is_known = held in self._running or self._reports.claim_of(held) is not None or held in self._forgotten
             if not is_known and held[:3] not in asked:
                 log.warning("job_forgotten", run_id=forgotten.ref.run_id, node_key=forgotten.ref.node_key)
                 self._forgotten.add(held)

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from services.executor.domain.chains import MAX_CHAIN_SECONDS
 from services.executor.domain.idle_workers import claim_id
-from services.executor.domain.jobs import MAX_CHAIN_SECONDS, Job
+from services.executor.domain.jobs import Job
 from services.executor.domain.limits import ProjectLimits
 from services.executor.domain.model import NewRun, NodeRef
 from services.executor.engine import decide

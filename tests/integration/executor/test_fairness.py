@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
 from uuid import UUID, uuid4
 
@@ -16,25 +15,10 @@ from services.executor.handlers.base import Context
 from services.executor.transport import streams
 from services.kit.ids import new_id
 from tests.support.executors import a_version
-from tests.support.fields import QUEUE, Field, field
-from tests.support.servers import own_nats
+from tests.support.fields import QUEUE, Field
 from tests.support.waiting import await_until
 
 SLOTS = 8
-
-
-@pytest.fixture(scope="module")
-async def nats_urls(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Mapping[str, str]]:
-    async with own_nats(tmp_path_factory.mktemp("nats")) as urls:
-        yield urls
-
-
-@pytest.fixture
-async def two(database: Callable[[str], Awaitable[str]], nats_urls: Mapping[str, str]) -> AsyncIterator[Field]:
-    """Two executors."""
-    async with field(await database("executor"), nats_urls) as made:
-        yield made
-        await made.client.jetstream().delete_stream(streams.STREAM)
 
 
 async def wide(made: Field, nodes: int) -> UUID:

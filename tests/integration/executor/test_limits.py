@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from uuid import UUID, uuid4
 
@@ -24,29 +24,13 @@ from services.executor.engine import decide
 from services.executor.engine.state import RunStatus
 from services.executor.handlers.base import Context
 from services.executor.storage import limits as stored_limits
-from services.executor.transport import streams
 from services.kit.errors import ResourceExhaustedError
 from services.kit.ids import new_id
 from tests.support.executors import a_version
-from tests.support.fields import QUEUE, Field, field
-from tests.support.servers import own_nats
+from tests.support.fields import QUEUE, Field
 from tests.support.waiting import await_until
 
 SLOTS = 8
-
-
-@pytest.fixture(scope="module")
-async def nats_urls(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Mapping[str, str]]:
-    async with own_nats(tmp_path_factory.mktemp("nats")) as urls:
-        yield urls
-
-
-@pytest.fixture
-async def two(database: Callable[[str], Awaitable[str]], nats_urls: Mapping[str, str]) -> AsyncIterator[Field]:
-    """Two executors."""
-    async with field(await database("executor"), nats_urls) as made:
-        yield made
-        await made.client.jetstream().delete_stream(streams.STREAM)
 
 
 class Ledger:

@@ -1,4 +1,4 @@
-"""What a worker goes on with by itself, and the order in which it hands in what comes of it."""
+"""What a worker goes on with by itself."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from headrace.common.v1 import value_pb2
 from headrace.executor.v1 import run_pb2
 from headrace.executor.v1 import worker_pb2 as pb
 
-from services.executor.worker.chains import Batch, Chain, Outgoing, held_by
+from services.executor.worker.chains import Chain, held_by
 
 
 def a_job(*chain: tuple[str, bytes]) -> pb.Job:
@@ -30,10 +30,6 @@ def a_job(*chain: tuple[str, bytes]) -> pb.Job:
 def a_success(job: pb.Job, output: bytes = b"1", port: str = "") -> pb.Report:
     success = pb.Success(output=value_pb2.Json(utf8=output), port=port)
     return pb.Report(ref=job.ref, epoch=job.epoch, claim_id=job.claim_id, success=success)
-
-
-def outgoing(chain: Chain, job: pb.Job, executor_id: str = "e") -> Outgoing:
-    return Outgoing(held_by(job), a_success(job), executor_id, chain)
 
 
 def test_the_next_job_is_a_first_attempt_under_a_claim_of_its_own_with_what_the_one_before_it_gave() -> None:
@@ -60,29 +56,3 @@ def test_a_chain_goes_on_only_behind_a_success_by_its_port() -> None:
     following = chain.next_job(a_success(job))
     assert following is not None
     assert chain.next_job(a_success(following)) is None
-
-
-def test_reports_of_a_chain_go_together_or_wait_for_the_answer_to_those_before_them() -> None:
-    job = a_job(("b", b"{}"), ("c", b"{}"))
-    chain = Chain(job)
-    first = outgoing(chain, job)
-    second = outgoing(chain, chain.next_job(first.report) or job)
-    third = outgoing(chain, chain.next_job(second.report) or job)
-    batch = Batch()
-    batch.add(first)
-    batch.add(second)
-    assert batch.by_executor == {"e": [first, second]}
-    later = Batch()
-    later.add(third)
-    assert later.by_executor == {}
-    assert chain.waiting == [third]
-
-
-def test_reports_of_a_chain_go_to_one_executor() -> None:
-    job = a_job(("b", b"{}"))
-    chain = Chain(job)
-    first, second = outgoing(chain, job, ""), outgoing(chain, chain.next_job(a_success(job)) or job)
-    batch = Batch()
-    batch.add(first)
-    batch.add(second)
-    assert batch.by_executor == {"": [first, second]}
