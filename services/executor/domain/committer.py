@@ -332,7 +332,9 @@ class Committer:
                     self._apply(alone, work, state)
                     await self._commit(alone)
                 except Exception as error:
-                    log.exception("transition_failed", run_id=str(run_id))
+                    # What came behind a start that is refused finds no run.
+                    if not isinstance(error, UnavailableError | RunNotFoundError):
+                        log.exception("transition_failed", run_id=str(run_id))
                     alone.error = error
                     work.fail(error)
                 else:

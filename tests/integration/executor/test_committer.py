@@ -8,16 +8,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import orjson
 import pytest
+from structlog.testing import capture_logs
 
 from services.executor.domain.committer import RunExistsError
-from services.executor.domain.model import NodeRef
+from services.executor.domain.model import NewRun, NodeRef, RunNotFoundError
+from services.executor.domain.store import UnstorableError
 from services.executor.engine import decide
 from services.executor.engine.decide import Verdict
 from services.executor.engine.state import NodeState, NodeStatus, RunState, RunStatus
 from services.executor.storage.postgres import PostgresRunStore
 from services.kit.ids import new_id
 from services.kit.postgres import open_pool
-from tests.support.executors import PROJECT, QUEUES, Executor, a_version, committing, success
+from tests.support.executors import PROJECT, QUEUES, Executor, a_state, a_version, committing, success
 
 
 @pytest.fixture
@@ -65,6 +67,23 @@ async def test_a_start_repeated_beside_the_end_of_its_run_leaves_no_second_copy_
 
     found = await one.committer.submit(run_id, outcome, lambda _, seen: seen)
     assert found == (RunStatus.CANCELLED, NodeStatus.CANCELLED)
+
+
+async def test_what_comes_behind_a_start_that_the_database_refuses_finds_no_run(
+    executors: tuple[Executor, Executor],
+) -> None:
+    one, _ = executors
+    version = await one.versions.get(await a_version(one, {"key": "a"}))
+    run_id = new_id()
+    refused = NewRun("no name\x00", request_hash=None, started_by=None, timeout_seconds=60)
+    with capture_logs() as logs:
+        started = one.committer.submit_new(
+            run_id, refused, lambda: a_state(run_id, version), decide.start, lambda _, __: None
+        )
+        cancelled = one.committer.submit(run_id, decide.cancel, lambda _, __: None)
+        outcomes = await asyncio.gather(started, cancelled, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [UnstorableError, RunNotFoundError]
+    assert [line["event"] for line in logs] == ["commit_failed", "transition_failed"]
 
 
 async def test_a_report_is_not_judged_by_a_copy_that_another_executor_has_left_behind(
