@@ -8,8 +8,8 @@ import argparse
 import asyncio
 import gc
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -18,7 +18,7 @@ import psutil
 from headrace.common.v1 import value_pb2
 from headrace.workflows.v1 import definition_pb2
 
-from services.executor.domain.jobs import Job
+from services.executor.domain.jobs import Job, Report
 from services.executor.domain.model import NodeRef, Version
 from services.executor.engine.state import RUN_TERMINAL
 from services.executor.storage.postgres import PostgresRunStore
@@ -39,7 +39,10 @@ SELECT node_key, item_path, epoch FROM executor.node_executions
 WHERE run_id = $1 AND status = 2 AND queue <> '' LIMIT 500
 """
 AT_ONCE = 32
-"""Chains of a run of worker nodes, and jobs that are under way at a time."""
+"""Chains of a run of worker nodes, and jobs that are under way at a time.
+
+`acting` nodes wait for the commits of their claims; along `reading` ones the worker goes on by itself.
+"""
 
 
 @dataclass(frozen=True)
@@ -53,13 +56,15 @@ class Cost:
     gained: float
 
 
-def chains(nodes: int, width: int, type: str) -> definition_pb2.Definition:
+def chains(
+    nodes: int, width: int, type: str, delivery: definition_pb2.Delivery = definition_pb2.DELIVERY_UNSPECIFIED
+) -> definition_pb2.Definition:
     """So many nodes in `width` chains beside each other."""
     config = {"transform": {"values": {"a": 1}}, "noop": {"value": 1}}[type]
     json = value_pb2.Json(utf8=orjson.dumps(config))
     definition = definition_pb2.Definition()
     for number in range(nodes):
-        definition.nodes.append(definition_pb2.Node(key=f"n{number}", type=type, config=json))
+        definition.nodes.append(definition_pb2.Node(key=f"n{number}", type=type, config=json, delivery=delivery))
         if number >= width:
             definition.edges.append(definition_pb2.Edge(source=f"n{number - width}", target=f"n{number}"))
     return definition
@@ -80,7 +85,8 @@ def one_node(type: str, config: object) -> definition_pb2.Definition:
 
 KINDS: dict[str, Callable[[int], definition_pb2.Definition]] = {
     "inline": lambda nodes: chains(nodes, 1, "transform"),
-    "worker": lambda nodes: chains(nodes, min(nodes, AT_ONCE), "noop"),
+    "acting": lambda nodes: chains(nodes, min(nodes, AT_ONCE), "noop", definition_pb2.DELIVERY_AT_MOST_ONCE),
+    "reading": lambda nodes: chains(nodes, min(nodes, AT_ONCE), "noop"),
     "map": lambda items: mapped(items, AT_ONCE),
     "wide map": lambda items: mapped(items, items),
 }
@@ -141,9 +147,9 @@ class Bench:
             if not jobs:
                 ready = await self._ready(run_id)
                 jobs = (await self._executor.jobs.claim("w", ready, str(uuid4()))).jobs
-            reports = [success(job.ref, job.epoch) for job in jobs]
+            reports = [report for job in jobs for report in reports_of(job)]
             answers = await self._executor.jobs.report("w", reports, free_slots=AT_ONCE, queues=QUEUES)
-            done += len(jobs)
+            done += len(reports)
             jobs = [job for answer in answers for job in answer.next]
 
     async def _ready(self, run_id: UUID) -> list[tuple[NodeRef, int]]:
@@ -152,6 +158,16 @@ class Bench:
             rows = await self._pool.fetch(_READY, run_id)
             if rows:
                 return [(NodeRef(run_id, row[0], row[1]), row[2]) for row in rows]
+
+
+def reports_of(job: Job) -> Iterator[Report]:
+    """Of a job and the chain behind it, as of a worker that has gone on with it."""
+    report = replace(success(job.ref, job.epoch), claim_id=job.claim_id)
+    for following in job.chain:
+        yield replace(report, began=following.node_key)
+        ref = replace(job.ref, node_key=following.node_key)
+        report = replace(success(ref, 1), claim_id=following.claim_id)
+    yield report
 
 
 class Figures:

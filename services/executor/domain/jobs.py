@@ -311,10 +311,13 @@ class Jobs:
         claim_id = _next_claim(report)
         held = [node for node in held if is_held_by(node, reporter.worker_id, claim_id)]
         begun = [node for node in held if (node.spec.key, node.path) == (report.began, report.ref.item_path)]
-        return Reported(verdict, [self._job(state, node) for node in held if node not in begun], bool(begun))
+        # A worker that is full asks after each node.
+        has_room = reporter.free_slots > 1
+        jobs = [self._job(state, node, may_chain=has_room) for node in held if node not in begun]
+        return Reported(verdict, jobs, bool(begun))
 
-    def _job(self, state: RunState, node: NodeState, queued_seconds: float = 0.0) -> Job:
-        may_chain = self._dispatcher.may_continue(state.project_id, (node.queue,), is_full=False)
+    def _job(self, state: RunState, node: NodeState, queued_seconds: float = 0.0, *, may_chain: bool = True) -> Job:
+        may_chain = may_chain and self._dispatcher.may_continue(state.project_id, (node.queue,), is_full=False)
         return make_job(state, node, queued_seconds, may_chain=may_chain)
 
     async def heartbeat(self, worker: WorkerLease, held: Sequence[tuple[NodeRef, int]]) -> Differences:
