@@ -84,7 +84,7 @@ MUTANTS = (
         "if is_running and report.claim_id and (",
         "report = replace(report, epoch=node.epoch, claim_id='')\n    if False and (",
     ),
-    Mutant("no epoch check in claims", decide, "claim", "or node.epoch != epoch", "", first=650),
+    Mutant("no epoch check in claims", decide, "claim", "or node.epoch != epoch", "", first=1920),
     Mutant("a repeated claim is refused", decide, "claim", "node.claim_id == claim_id", "False"),
     Mutant(
         "wake-up acknowledged before its claim is answered",
@@ -127,7 +127,7 @@ MUTANTS = (
         'old["version"] == row["version"] or',
         "True or",
     ),
-    Mutant("verdicts rest on old copies", committer.Committer, "_outdated", "if not unmoved:", "if True:"),
+    Mutant("verdicts rest on old copies", committer.Committer, "_outdated", "if not unmoved:", "if True:", first=180),
     Mutant(
         "a lost commit is taken for done",
         committer.Committer,
@@ -144,7 +144,7 @@ MUTANTS = (
         "if is_held_by",
     ),
     Mutant("a result belongs to no claim", jobs, "_record", "report.claim_id and (", "False and ("),
-    Mutant("a claim has no past", chains, "claim_behind", "{first}>", "behind>", first=1640),
+    Mutant("a claim has no past", chains, "claim_behind", "{first}>", "behind>", first=2310),
     Mutant(
         "effects begin early", idle_workers.IdleWorkers, "give", "waiting.takes_early and may_begin_early(node)", "True"
     ),
@@ -158,7 +158,9 @@ MUTANTS = (
     ),
     Mutant("given without a place", dispatch.Dispatcher, "may_give", " and project_id not in self._limits", ""),
     Mutant("a claim needs no place", dispatch.Dispatcher, "needs_place", "limits is None or", "True or"),
-    Mutant("a place is believed in for ever", dispatch.Dispatcher, "needs_place", "> PLACE_SECONDS / 2", "> 1e9"),
+    Mutant(
+        "a place is believed in for ever", dispatch.Dispatcher, "needs_place", "> PLACE_SECONDS / 2", "> 1e9", first=220
+    ),
     Mutant(
         "successors need no place",
         dispatch.Dispatcher,
@@ -176,7 +178,9 @@ MUTANTS = (
     ),
     Mutant("places are never given back", places.PlaceTable, "free", "if not places:", "if True:"),
     Mutant("unused places are kept", refill.Refill, "take_census", "await self._limits.free_unused()", "pass"),
-    Mutant("runs move before the census", programs.Executor, "serve", "await self._refill.take_census()", "pass"),
+    Mutant(
+        "runs move before the census", programs.Executor, "serve", "await self._refill.take_census()", "pass", first=140
+    ),
     Mutant("turns are not counted", turn_store.PostgresTurnStore, "give_turns", "if all(", "if True or all("),
     Mutant("a turn not used is forgotten", turns.Turns, "step", "timeout(self._interval)", "timeout(None)"),
     Mutant("a run begins without its turn", decide, "hold", 'state.emit("run.pending")', "start(state)"),
