@@ -20,7 +20,6 @@ from headrace.workflows.v1 import definition_pb2
 
 from services.executor.domain.jobs import Job, Report
 from services.executor.domain.model import NodeRef, Version
-from services.executor.engine.state import RUN_TERMINAL
 from services.executor.storage.postgres import PostgresRunStore
 from services.executor.transport.convert import graph_from_definition
 from services.kit.ids import new_id
@@ -138,28 +137,28 @@ class Bench:
 
     async def _run(self, version: Version, nodes: int, *, inline: bool) -> None:
         run_id = new_id()
-        await self._executor.start(run_id, version.id, {})
-        if not inline:
-            await self._work(run_id, nodes)
         with self._executor.watchers.watch(run_id) as watch:
-            while (await self._executor.store.get_run(PROJECT, run_id)).status not in RUN_TERMINAL:
-                await watch.moved.wait()
-                watch.moved.clear()
+            await self._executor.start(run_id, version.id, {})
+            if not inline:
+                await self._work(run_id, version, nodes)
+            await watch.ended.wait()
 
-    async def _work(self, run_id: UUID, nodes: int) -> None:
+    async def _work(self, run_id: UUID, version: Version, nodes: int) -> None:
         """Do all jobs of a run: those that a report brings, and those that its answer leaves to be claimed."""
         done, jobs = 0, list[Job]()
+        entries = [version.graph.nodes[position] for position in version.graph.entries]
+        ready = [(NodeRef(run_id, node.key), 0) for node in entries if node.type == "noop"]
         while done < nodes:
             if not jobs:
-                ready = await self._ready(run_id)
-                jobs = (await self._executor.jobs.claim("w", ready, str(uuid4()))).jobs
+                jobs = (await self._executor.jobs.claim("w", ready or await self._ready(run_id), str(uuid4()))).jobs
+                ready = []
             reports = [report for job in jobs for report in reports_of(job)]
             answers = await self._executor.jobs.report("w", reports, free_slots=AT_ONCE, queues=QUEUES)
             done += len(reports)
             jobs = [job for answer in answers for job in answer.next]
 
     async def _ready(self, run_id: UUID) -> list[tuple[NodeRef, int]]:
-        """What wake-ups would say."""
+        """What wake-ups would say; they come from memory, and so the first are not looked up."""
         while True:
             rows = await self._pool.fetch(_READY, run_id)
             if rows:

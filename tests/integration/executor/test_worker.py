@@ -115,7 +115,8 @@ class Executor:
     async def _report(self, message: Msg) -> None:
         request = pb.ReportRequest.FromString(message.data)
         if not self._is_ignored(streams.REPORT):
-            self.reports += request.reports
+            # Once each: on a busy machine an answer may come too late, and the request again.
+            self.reports += [report for report in request.reports if report not in self.reports]
             results = [pb.ReportResult(status=pb.REPORT_STATUS_RECORDED) for _ in request.reports]
             await message.respond(pb.ReportResponse(results=results).SerializeToString())
 

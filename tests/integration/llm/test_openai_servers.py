@@ -2,9 +2,12 @@
 
 import asyncio
 import base64
+import json
 import struct
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from headrace.common.v1 import value_pb2
 from headrace.llm.v1 import llm_pb2 as llm
 from headrace.llm.v1 import llm_service_pb2 as pb
@@ -203,6 +206,31 @@ async def test_a_replica_that_keeps_failing_is_left_alone(scripted, second_scrip
         assert (await generate(served)).text == "Hello"
     assert len(scripted.paths()) == 5
     assert len(second_scripted.paths()) == 30
+
+
+async def test_streams_share_a_connection_to_their_server(serve_models):
+    connections = set()
+
+    async def chat(request: web.Request) -> web.StreamResponse:
+        connections.add(request.transport)
+        answer = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await answer.prepare(request)
+        for payload in (chunk("Hello"), chunk(finish="stop"), usage(7, 1)):
+            await answer.write(b"data: " + json.dumps(payload).encode() + b"\n\n")
+        await answer.write(b"data: [DONE]\n\n")
+        await asyncio.sleep(0.02)  # what ends the body comes behind the last event, as with real servers
+        return answer
+
+    application = web.Application()
+    application.router.add_post(CHAT, chat)
+    async with TestServer(application) as server:
+        served = await serve_models(
+            {"name": "far", "backend": "openai", "base_url": str(server.make_url("/v1")), "api_key": KEY}
+        )
+        for _ in range(10):
+            assert (await generate(served)).text == "Hello"
+    # A look at the server's health may have the first one just then.
+    assert 1 <= len(connections) <= 2
 
 
 async def test_leaving_a_stream_closes_the_connection_to_the_server(scripted, serve_models):
