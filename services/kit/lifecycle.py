@@ -20,6 +20,8 @@ from services.kit.tracing import start_tracing
 
 log = structlog.get_logger(__name__)
 
+_CANCEL_AGAIN_SECONDS = 1.0
+
 Serve = Callable[[AsyncExitStack], Awaitable[None]]
 """Builds and starts a service. What it puts on the stack is undone in reverse when the process is told to stop."""
 
@@ -85,6 +87,20 @@ def vital(task: "asyncio.Task[Any]") -> None:
     task.add_done_callback(ended)
 
 
+async def end(*tasks: "asyncio.Task[Any]") -> None:
+    """Cancel tasks, and wait until they have ended; how is not told.
+
+    More than once where it has to be: before Python 3.12 `asyncio.wait_for`, with which nats-py waits for answers,
+    loses a cancellation that comes together with what it waits for (https://github.com/python/cpython/issues/86296).
+    """
+    left = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=_CANCEL_AGAIN_SECONDS)
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
 class Repeated:
     """A step that is done again and again inside an `async with`, the first time at once.
 
@@ -101,8 +117,7 @@ class Repeated:
         self._task = asyncio.create_task(self._repeat())
 
     async def __aexit__(self, *_: object) -> None:
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await end(self._task)
 
     async def _repeat(self) -> None:
         while True:

@@ -27,6 +27,7 @@ from services.executor.transport.convert import (
 )
 from services.kit.errors import DomainError
 from services.kit.identity import CallerTokens
+from services.kit.lifecycle import end
 
 log = structlog.get_logger(__name__)
 
@@ -90,9 +91,7 @@ class WorkerTransport:
         self._idle_workers.close()
         if self._under_way:
             _, left = await asyncio.wait(self._under_way, timeout=_STOP_SECONDS)
-            for task in left:
-                task.cancel()
-            await asyncio.gather(*left, return_exceptions=True)
+            await end(*left)
 
     def _listener(self, verb: str, answer: Answer) -> Callable[[Msg], Awaitable[None]]:
         async def hear(message: Msg) -> None:

@@ -23,6 +23,7 @@ from services.executor.worker.runner import Runner, failed_report
 from services.executor.worker.takes import Takes
 from services.executor.worker.wakeups import Wakeups
 from services.kit.ids import new_id
+from services.kit.lifecycle import end
 
 log = structlog.get_logger(__name__)
 
@@ -146,9 +147,7 @@ class Worker:
         self._slot_free.set()
         # Before anything is handed back: it would be given to this worker again.
         await self._takes.end()
-        for task in self._pulling:
-            task.cancel()
-        await asyncio.gather(*self._pulling, return_exceptions=True)
+        await end(*self._pulling)
         while self._woken:
             await self._acknowledge(self._woken.popleft(), b"-NAK")
         tasks = [running.task for running in self._running.values()]
@@ -165,10 +164,7 @@ class Worker:
                     await self._progress.wait()
         except TimeoutError:
             log.warning("reports_not_handed_in", reports=len(self._reports), requests=len(self._requesting))
-        left = [*self._serving, *self._requesting, *([self._taking] if self._taking else [])]
-        for task in left:
-            task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
+        await end(*self._serving, *self._requesting, *([self._taking] if self._taking else []))
 
     @property
     def _free(self) -> int:

@@ -14,6 +14,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from services.executor.worker.wakeups import Wakeups
+from services.kit.lifecycle import end
 
 log = structlog.get_logger(__name__)
 
@@ -53,8 +54,8 @@ class Suspects:
     async def stop(self) -> None:
         """Watch no more, and have the process hand in or back what it has."""
         if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.gather(self._watching, *self._handing_back, return_exceptions=True)
+            await end(self._watching)
+            await asyncio.gather(*self._handing_back, return_exceptions=True)
         process = self._process
         if process is None or process.returncode is not None:
             return

@@ -1,4 +1,4 @@
-"""What a process does again and again."""
+"""What a process does again and again, and how its tasks are ended."""
 
 import asyncio
 
@@ -6,7 +6,24 @@ import pytest
 from structlog.testing import capture_logs
 
 from services.kit.errors import UnavailableError
-from services.kit.lifecycle import Repeated
+from services.kit.lifecycle import Repeated, end
+
+
+async def test_a_task_that_loses_a_cancellation_is_ended_all_the_same() -> None:
+    """As `asyncio.wait_for` of Python 3.11 does when what it waits for comes in the same moment."""
+    came = asyncio.get_running_loop().create_future()
+
+    async def heartbeats() -> None:
+        while True:
+            await asyncio.wait_for(came, 60)
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(heartbeats())
+    await asyncio.sleep(0)
+    came.set_result(None)
+    async with asyncio.timeout(10):
+        await end(task)
+    assert task.cancelled()
 
 
 @pytest.mark.parametrize(
