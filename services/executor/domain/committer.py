@@ -204,6 +204,7 @@ class Committer:
             self._next.join(batch)
 
     def _hand_out_soon(self) -> None:
+        """With a commit under way they go when the next one is sent: more of them in an answer."""
         if not self._busy:
             asyncio.get_running_loop().call_soon(self._giver.hand_out)
 

@@ -180,11 +180,12 @@ class ExecutorServicer(ExecutorServiceServicer):
             reply, size = pb.FollowRunResponse(), 0
             for event in happened:
                 message = event_to_proto(event) if isinstance(event, EventView) else token_to_event(event)
-                if size and size + message.ByteSize() > _FOLLOW_BYTES:
+                more = message.ByteSize()
+                if size and size + more > _FOLLOW_BYTES:
                     yield reply
                     reply, size = pb.FollowRunResponse(), 0
                 reply.events.append(message)
-                size += message.ByteSize()
+                size += more
             yield reply
 
     async def CancelRun(self, request: pb.CancelRunRequest, context: Context) -> pb.CancelRunResponse:
